@@ -37,7 +37,7 @@ class BuilderSpec:
 class KernelSpec:
     """One guest: a kernel of a suite, how to start it and what it must have.
 
-    `mem` is in MiB; `expect` maps CONFIG_ names to the value they must have.
+    `mem` is in MiB; `panic_on_oops` makes an oops end the guest; `expect` maps CONFIG_ names to the value they must have.
     """
 
     name: str
@@ -49,6 +49,7 @@ class KernelSpec:
     mem: int = 2048
     smp: int = 2
     expect: Mapping[str, str] = field(default_factory=dict)
+    panic_on_oops: bool = True
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ def _build(cls: type[Any], where: str, table: Mapping[str, Any]) -> Any:  # noqa
         wanted = str(fields[key].type)
         if wanted == "str":
             good = isinstance(value, str) and bool(value)
+        elif wanted == "bool":
+            good = isinstance(value, bool)
         elif wanted == "int":
             good = isinstance(value, int) and not isinstance(value, bool) and value > 0
         elif wanted.startswith("tuple"):
