@@ -79,7 +79,8 @@ class Emulator:
             argv = spec.argv(binary, self.sockets, console_log, incoming=incoming)
             log.debug("qemu: %s", shlex.join(argv))
             self._child = pexpect.spawn(argv[0], argv[1:], timeout=None, encoding="utf-8")
-            self._child.ptyproc.delayafterclose = 0  # it sleeps for that long
+            untyped: Any = self._child
+            untyped.ptyproc.delayafterclose = 0  # it would sleep for that long
             self.pid = int(self._child.pid or 0)
             self._pidfd = os.pidfd_open(self.pid)
             self._stack.callback(self._end)
@@ -183,7 +184,7 @@ class Emulator:
     def ask(self, request: str, timeout: float = 10) -> str:
         """Ask the guest's init; returns its answer.  Raises BootError if there is none."""
         deadline = Deadline.after(timeout, self.scale)
-        doing = f"asking the guest for {request.split(' ')[0]!r}"
+        doing = f"asking the guest for {request.partition(' ')[0]!r}"
         try:
             return self._control.request(request, self._pidfd, deadline)
         except LineTimeoutError:
@@ -290,7 +291,7 @@ class Emulator:
 
     def close(self) -> None:
         """End QEMU and remove its sockets; the console log stays.  Can be called again."""
-        self._closing = self._closing or self._status is None and self.running_quietly()
+        self._closing = self._closing or (self._status is None and self.running_quietly())
         self._stack.close()
 
     def running_quietly(self) -> bool:

@@ -33,7 +33,7 @@ def make_initrd(
         shutil.copytree(kernel.file("mods"), tree / "mods")
         shutil.copyfile(keys.file("id_ed25519.pub"), tree / "keys/authorized_keys")
         shutil.copyfile(keys.file("host_key"), tree / "keys/host_key")
-        names = ["."] + sorted(str(path.relative_to(tree)) for path in tree.rglob("*"))
+        names = [".", *sorted(str(path.relative_to(tree)) for path in tree.rglob("*"))]
         run(
             ["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0", "--reproducible",
              "-F", str(folder / "initrd")],

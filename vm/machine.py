@@ -13,13 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pexpect import socket_pexpect
+from pexpect import fdpexpect
 
 from vm.accel import Accelerator, check_emulator, choose_accelerator
 from vm.cache import Artefact, Cache, Progress, remove_tree, silent
 from vm.emulator import Emulator
 from vm.errors import BootError, GuestCrashError, InfrastructureError, VmError
 from vm.images import Images, prepare
+from vm.matrix import KernelSpec
 from vm.process import tail
 from vm.qemu import Disk, QemuBinary, QemuSpec, find_qemu
 from vm.settings import Settings
@@ -88,7 +89,8 @@ class Machine:
         self.pid = emulator.pid
         self.release = made.images.release
         self.accelerator = made.accelerator.name
-        self.kernel: Artefact = made.images.kernel
+        self.kernel: KernelSpec = made.images.spec
+        self.images: Images = made.images
         self.console_log: Path = folder.console_log
         self.console_socket: Path = emulator.sockets.console
         self.restored = False
@@ -127,15 +129,14 @@ class Machine:
         folder = run_folder(settings.cache, instance)
         with contextlib.ExitStack() as stack:
             stack.enter_context(folder.own())
-            folder.console_log.unlink(missing_ok=True)
+            if folder.console_log.exists():  # of a crash, perhaps not read yet
+                folder.console_log.replace(folder.path / "console.previous.log")
             state = GuestState(
                 instance, name, "starting", owner, os.getpid(), time.time(), folder.console_log
             )
             folder.write(state)
             try:
-                made = plan(
-                    name, settings, progress, smp=smp, mem=mem, cmdline_extra=cmdline_extra
-                )
+                made = plan(name, settings, progress, smp=smp, mem=mem, cmdline_extra=cmdline_extra)
                 began = time.monotonic()
                 progress(
                     f"guest: starting {name} ({made.images.release}) on "
@@ -220,15 +221,15 @@ class Machine:
         return tail(self.console_text(), lines)
 
     @contextlib.contextmanager
-    def console(self, timeout: float = 30.0) -> Iterator[socket_pexpect.SocketSpawn]:
+    def console(self, timeout: float = 30.0) -> Iterator[fdpexpect.fdspawn[str]]:
         """A pexpect session on the serial console, where a root shell waits.
 
         One at a time.  `timeout` in seconds (before scaling) is pexpect's default.
         """
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as line:
             line.connect(str(self.console_socket))
-            yield socket_pexpect.SocketSpawn(
-                line, timeout=timeout * self._emulator.scale, encoding="utf-8"
+            yield fdpexpect.fdspawn(
+                line.fileno(), timeout=timeout * self._emulator.scale, encoding="utf-8"
             )
 
     def qmp(self, command: str, **arguments: Any) -> Any:  # noqa: ANN401
@@ -307,9 +308,7 @@ def _restore(
 ) -> Emulator:
     """A QEMU running on from `saved`; its guest has answered and knows the time."""
     spec = from_snapshot(made.spec, saved)
-    emulator = Emulator(
-        made.binary, spec, folder.console_log, scale=settings.scale, incoming=True
-    )
+    emulator = Emulator(made.binary, spec, folder.console_log, scale=settings.scale, incoming=True)
     try:
         emulator.load(saved.file("state"))
         now = time.time_ns()

@@ -37,7 +37,8 @@ class BuilderSpec:
 class KernelSpec:
     """One guest: a kernel of a suite, how to start it and what it must have.
 
-    `mem` is in MiB; `panic_on_oops` makes an oops end the guest; `expect` maps CONFIG_ names to the value they must have.
+    `mem` is in MiB; `panic_on_oops` makes an oops end the guest; `expect` maps
+    CONFIG_ names to the value they must have.
     """
 
     name: str
@@ -132,7 +133,9 @@ def _build(cls: type[Any], where: str, table: Mapping[str, Any]) -> Any:  # noqa
         else:
             good = isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
         if not good:
-            raise ConfigError(doing, f"{key} has the wrong type, wanted {wanted}", value=repr(value))
+            raise ConfigError(
+                doing, f"{key} has the wrong type, wanted {wanted}", value=repr(value)
+            )
         values[key] = tuple(value) if isinstance(value, list) else value
     try:
         return cls(**values)

@@ -62,7 +62,6 @@ def run(
     takes longer than `timeout`.  `doing` says in words what it was run for.
     """
 
-
     log.debug("run: %s", shlex.join(argv))
     try:
         done = subprocess.run(

@@ -83,7 +83,8 @@ class Qmp:
         with self._client.listener("MIGRATION") as listener:
             await self._execute(command, arguments)
             async for event in listener:
-                status = event["data"]["status"]
+                data: Any = event["data"]  # typed as object by the library
+                status = data["status"]
                 if status == "completed":
                     return
                 if status in ("failed", "cancelled"):
@@ -96,9 +97,7 @@ class Qmp:
         try:
             return self._runner.run(asyncio.wait_for(work, timeout))
         except ExecuteError as exc:
-            raise InfrastructureError(
-                f"QMP {command}", "QEMU refused it", output=exc.error.desc
-            ) from exc
+            raise InfrastructureError(f"QMP {command}", "QEMU refused it", output=str(exc)) from exc
         except TimeoutError as exc:
             raise QemuGoneError(f"no answer to QMP {command} within {timeout:.0f} s") from exc
         except (QMPError, EOFError, OSError) as exc:

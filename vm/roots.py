@@ -54,8 +54,8 @@ def _mmdebstrap(suite: str, packages: tuple[str, ...], target: Path, settings: S
             "--variant=minbase",
             f"--include={','.join(packages)}",
             *[f"--dpkgopt={option}" for option in _DPKG_OPTIONS],
-            "--aptopt=Acquire::Languages \"none\"",
-            "--aptopt=Acquire::Retries \"3\"",
+            '--aptopt=Acquire::Languages "none"',
+            '--aptopt=Acquire::Retries "3"',
             suite,
             str(target),
             *mirror.sources(suite),
@@ -94,7 +94,9 @@ class Faked:
         return run([*self._prefix, *argv], doing=doing, timeout=timeout)
 
 
-def make_ext4(tree: Path, image: Path, *, size_mib: int, label: str, faked: Faked, scale: float) -> None:
+def make_ext4(
+    tree: Path, image: Path, *, size_mib: int, label: str, faked: Faked, scale: float
+) -> None:
     """Write `tree` into a new ext4 `image` of `size_mib` MiB (sparse), without mounting."""
     faked.run(
         [

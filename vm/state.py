@@ -53,6 +53,11 @@ class GuestState:
     reason: str | None = None
     error: dict[str, Any] | None = None
 
+    @property
+    def kernel(self) -> str:
+        """The matrix entry's name, for building modules."""
+        return self.name
+
     def to_dict(self) -> dict[str, Any]:
         """The state as JSON-able data."""
         data = asdict(self)
