@@ -1,0 +1,53 @@
+# djprobes: `make help` lists what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv/bin
+CONFIG := pyctl/pyproject.toml
+KDIR ?= /lib/modules/$(shell uname -r)/build
+PYTEST := $(VENV)/python -m pytest -c $(CONFIG) --rootdir=.
+# what ruff and mypy look at; a folder that is not there yet is left out
+PYTHON := $(wildcard pyctl vm tests)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: bootstrap
+bootstrap: ## install what is missing: one apt call, one virtual environment
+	@vm/bootstrap/host.sh
+
+.PHONY: demo
+demo: bootstrap ## boot a stock kernel, probe it under load, show that the counts agree
+	@$(VENV)/djp demo
+
+.PHONY: vm-test
+vm-test: bootstrap ## all tests, those in guests too (ARGS= is passed to pytest)
+	@$(PYTEST) tests/unit tests/vm $(ARGS)
+
+.PHONY: unit-test
+unit-test: bootstrap ## the tests that need no guest
+	@$(PYTEST) tests/unit $(ARGS)
+
+.PHONY: modules
+modules: ## build the kernel module for KDIR (default: the running kernel)
+	$(MAKE) -C kmod KDIR=$(KDIR) modules
+
+.PHONY: check
+check: bootstrap ## ruff, mypy --strict, and the kernel module's own checks
+	$(VENV)/ruff check --config $(CONFIG) $(PYTHON)
+	$(VENV)/ruff format --check --config $(CONFIG) $(PYTHON)
+	$(VENV)/mypy --config-file $(CONFIG) -p pyctl -p vm
+	$(MAKE) -C kmod check
+
+.PHONY: clean
+clean: ## remove what was built in the tree, and the virtual environment
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	if [ -f kmod/Makefile ] && [ -d "$(KDIR)" ]; then $(MAKE) -C kmod KDIR=$(KDIR) clean; fi
+
+.PHONY: clean-cache
+clean-cache: bootstrap ## end all kept guests and remove every image, key and snapshot
+	@$(VENV)/python -m vm.cleaning
