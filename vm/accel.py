@@ -81,7 +81,8 @@ def choose_accelerator(
         try:
             run_check(binary, images, "kvm", _KVM_SECONDS, settings.scale)
         except VmError as exc:
-            return {"name": "tcg", "reason": f"{_KVM} is there, but no guest boots: {exc.wrong}"}
+            words = (exc.output or exc.wrong).strip().splitlines()[0]
+            return {"name": "tcg", "reason": f"{_KVM} is there, but no guest boots on it: {words}"}
         return {"name": "kvm", "reason": "a guest boots on KVM"}
 
     inputs = {

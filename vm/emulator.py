@@ -33,8 +33,12 @@ from vm.qmp import QemuGoneError, Qmp
 
 log = logging.getLogger(__name__)
 
+# A kernel message (with its time stamp, perhaps behind a shell's prompt) that is
+# the start of an oops or a panic; `xxxx [#1]` is in the header of every oops.
 _TROUBLE = re.compile(
-    r"Kernel panic - not syncing.*|(?:BUG|Oops|general protection fault|double fault)\b.*"
+    r"\[ *\d+\.\d+\](?:\[ *\w+\])? "
+    r"((?:Kernel panic - not syncing|BUG: |kernel BUG at |Oops|general protection fault).*"
+    r"|[^\n]*: [0-9a-f]{4} \[#\d+\].*)"
 )
 _POWERED_OFF = "reboot: Power down"
 
@@ -42,7 +46,19 @@ _POWERED_OFF = "reboot: Power down"
 def find_trouble(console: str) -> str | None:
     """The first line of an oops or panic in the console's text, or None."""
     match = _TROUBLE.search(console)
-    return match.group(0).strip() if match else None
+    return match.group(1).strip() if match else None
+
+
+def excerpt(console: str, lines: int = 30) -> str:
+    """What an error shows of a console: its end, but from the first oops or panic on."""
+    trouble = find_trouble(console)
+    end = tail(console, lines)
+    if trouble is None or trouble in end:
+        return end
+    kept = console[console.index(trouble) :].rstrip().splitlines()
+    if len(kept) > 3 * lines:  # a long story: its beginning and its end
+        kept = [*kept[: 2 * lines], "...", *kept[-lines:]]
+    return "\n".join(kept)
 
 
 class Emulator:
@@ -101,7 +117,7 @@ class Emulator:
             f"it ended with status {self._status}" if not str(exc) else str(exc),
             value=self.binary.text,
             output=tail(self._said),
-            hint="is the disk full, or another QEMU meant? DJP_QEMU names one",
+            hint="QEMU's own words above say why; DJP_QEMU names another QEMU",
         )
 
     # --- state ------------------------------------------------------------
@@ -213,7 +229,7 @@ class Emulator:
             doing,
             why if trouble is None or trouble in why else f"{why}; console: {trouble}",
             output=tail(self._said),
-            console=tail(self.console_text()),
+            console=excerpt(self.console_text()),
             console_log=self.console_log,
             hint="read the console log; DJP_TIMEOUT_SCALE=3 gives a slow machine more time",
         )
@@ -223,7 +239,7 @@ class Emulator:
         return GuestCrashError(
             doing,
             self._why_ended() if not self.running else "the guest oopsed",
-            console=tail(self.console_text()),
+            console=excerpt(self.console_text()),
             console_log=self.console_log,
             hint="the console log has the whole story",
         )

@@ -24,6 +24,7 @@ import psutil
 from vm.cache import Cache, Progress, remove_tree, silent
 from vm.errors import ConfigError, InfrastructureError, VmError
 from vm.machine import Machine
+from vm.matrix import Matrix
 from vm.process import tail
 from vm.settings import Settings
 from vm.state import GuestState, RunFolder, guests, run_folder
@@ -71,6 +72,7 @@ def up(
 
     `idle_limit` is in seconds, 0 means none.  Raises what `Machine.boot` raises.
     """
+    Matrix.load().kernel(name)  # before anything is left behind under that name
     instance = instance or name
     with Cache(settings.cache, settings.scale).lock(f"up-{instance}"):
         state = run_folder(settings.cache, instance).look()

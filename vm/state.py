@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import filelock
 
-from vm.errors import InfrastructureError
+from vm.errors import ConfigError, InfrastructureError
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,14 @@ class RunFolder:
 
 
 def run_folder(cache: Path, instance: str) -> RunFolder:
-    """The folder of the guest `instance`."""
+    """The folder of the guest `instance`; raises ConfigError for what is no name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", instance):
+        raise ConfigError(
+            "naming a guest",
+            "a name is letters, digits, '.', '_' and '-'",
+            value=repr(instance),
+            hint="choose another name",
+        )
     return RunFolder(cache / "run" / instance)
 
 

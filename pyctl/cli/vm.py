@@ -24,6 +24,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+
 from vm import keeper
 from vm.cache import Progress
 from vm.errors import ConfigError, InfrastructureError, VmError
