@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from vm.cache import Cache, Progress, remove_tree, silent
+from vm.cache import Cache, Progress, silent
 from vm.errors import ConfigError, InfrastructureError, VmError
 from vm.machine import Machine
 from vm.matrix import Matrix
@@ -180,7 +180,7 @@ def down(instance: str, settings: Settings) -> GuestState:
             )
         _end_keeper(state, settings.scale)
     if folder.path.exists():
-        remove_tree(folder.path)
+        folder.remove()
     return state or GuestState(instance, "?", "stopped", "keeper", 0, 0.0, folder.console_log)
 
 

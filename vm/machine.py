@@ -16,7 +16,7 @@ from typing import Any
 from pexpect import fdpexpect
 
 from vm.accel import Accelerator, check_emulator, choose_accelerator
-from vm.cache import Artefact, Cache, Progress, remove_tree, silent
+from vm.cache import Artefact, Cache, Progress, silent
 from vm.emulator import Emulator
 from vm.errors import BootError, GuestCrashError, InfrastructureError, VmError
 from vm.images import Images, prepare
@@ -255,7 +255,7 @@ class Machine:
             phase = "crashed" if crashed else "stopped"
             self._folder.write(replace(state, phase=phase, reason=reason))
             if not crashed:
-                remove_tree(self._folder.path)
+                self._folder.remove()
         self._stack.close()
         _forget(self._folder.path.parent.parent)
 
@@ -332,4 +332,4 @@ def _forget(cache: Path) -> None:
         if state is not None and state.owner == "library" and not folder.owned():
             dead.append((state.started, folder))
     for _started, folder in sorted(dead, key=lambda pair: pair[0])[:-_KEPT_DEAD]:
-        remove_tree(folder.path)
+        folder.remove()

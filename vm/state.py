@@ -17,6 +17,7 @@ from typing import Any
 
 import filelock
 
+from vm.cache import remove_tree
 from vm.errors import ConfigError, InfrastructureError
 
 
@@ -139,6 +140,13 @@ class RunFolder:
             return True
         lock.release()
         return False
+
+    def remove(self) -> None:
+        """Remove the folder and, of an owner that could not, the sockets."""
+        state = self.read()
+        if state is not None and state.console_socket is not None:
+            remove_tree(state.console_socket.parent)
+        remove_tree(self.path)
 
     def look(self) -> GuestState | None:
         """The state, corrected by whether an owner still lives."""
