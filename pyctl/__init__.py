@@ -11,3 +11,25 @@
 
 The library prints nothing; the command ``djp`` is a thin layer over it.
 """
+
+from pyctl.control import Explanation, Features, ProbeStatus, Stats
+from pyctl.errors import ControlError, DjprobesError, NotLoadedError, RefusedError
+from pyctl.guest import Guest
+from pyctl.probes import CommitResult, Probe, Probes
+from pyctl.reasons import Reason
+
+__all__ = [
+    "CommitResult",
+    "ControlError",
+    "DjprobesError",
+    "Explanation",
+    "Features",
+    "Guest",
+    "NotLoadedError",
+    "Probe",
+    "ProbeStatus",
+    "Probes",
+    "Reason",
+    "RefusedError",
+    "Stats",
+]

@@ -74,6 +74,9 @@ class Process(Protocol):
     def stderr_tail(self) -> str:
         """The last lines that the program wrote to stderr."""
 
+    def close(self) -> None:
+        """Terminate it, if it still runs, and let its streams go."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(

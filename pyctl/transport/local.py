@@ -146,11 +146,13 @@ class LocalProcess(PumpedProcess):
 
     def _release(self) -> None:
         self.close_stdin()
-        for pump in self._pumps:
-            pump.join(timeout=1)
-        for stream in (self._child.stdout, self._child.stderr):
+        for pump, stream in zip(self._pumps, (self._child.stdout, self._child.stderr), strict=True):
             assert stream is not None
-            stream.close()
+            pump.join(timeout=1)
+            # A grandchild may still hold the pipe: then its reader reads on, and to close
+            # the stream under it would wait for that grandchild.
+            if not pump.is_alive():
+                stream.close()
 
 
 def _os_error(error: OSError, operation: str, path: str) -> RemoteOSError:

@@ -9,7 +9,9 @@ import os
 import socket
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import paramiko
 
@@ -38,9 +40,7 @@ class Sshd:
 
     def connect(self) -> SshTransport:
         """A transport to this server."""
-        return SshTransport(
-            "127.0.0.1", port=self.port, key=self.key, host_keys=HostKeys.THROWAWAY
-        )
+        return SshTransport("127.0.0.1", port=self.port, key=self.key, host_keys=HostKeys.THROWAWAY)
 
     def __enter__(self) -> Sshd:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -103,7 +103,7 @@ def _serve(channel: paramiko.Channel, child: subprocess.Popen[bytes]) -> None:
                 return
         child.stdin.close()
 
-    def drain(stream, send) -> None:
+    def drain(stream: IO[bytes], send: Callable[[bytes], object]) -> None:
         while data := os.read(stream.fileno(), 1 << 16):
             try:
                 send(data)
@@ -126,26 +126,25 @@ def _serve(channel: paramiko.Channel, child: subprocess.Popen[bytes]) -> None:
 
 
 class _Files(paramiko.SFTPServerInterface):
-    def open(self, path, flags, attr):
+    def open(self, path: str, flags: int, _attr: object) -> paramiko.SFTPHandle | int:
         try:
             fd = os.open(path, flags, 0o600)
         except OSError as error:
-            return paramiko.SFTPServer.convert_errno(error.errno)
+            return paramiko.SFTPServer.convert_errno(error.errno or 0)
         handle = paramiko.SFTPHandle(flags)
-        handle.readfile = handle.writefile = os.fdopen(fd, "r+b" if flags & os.O_RDWR else
-                                                       "wb" if flags & os.O_WRONLY else "rb")
+        handle.readfile = handle.writefile = os.fdopen(fd, "wb" if flags & os.O_WRONLY else "rb")
         return handle
 
-    def stat(self, path):
+    def stat(self, path: str) -> paramiko.SFTPAttributes | int:
         try:
-            return paramiko.SFTPAttributes.from_stat(os.stat(path))
+            return paramiko.SFTPAttributes.from_stat(Path(path).stat())
         except OSError as error:
-            return paramiko.SFTPServer.convert_errno(error.errno)
+            return paramiko.SFTPServer.convert_errno(error.errno or 0)
 
-    def chattr(self, path, attr):
-        os.chmod(path, attr.st_mode)
-        return paramiko.SFTP_OK
+    def chattr(self, path: str, attr: paramiko.SFTPAttributes) -> int:
+        Path(path).chmod(attr.st_mode or 0)
+        return int(paramiko.SFTP_OK)
 
-    def posix_rename(self, old, new):
-        os.replace(old, new)
-        return paramiko.SFTP_OK
+    def posix_rename(self, old: str, new: str) -> int:
+        Path(old).replace(new)
+        return int(paramiko.SFTP_OK)

@@ -6,6 +6,7 @@ import errno
 import json
 
 import pytest
+
 from pyctl import control
 from pyctl.control import Location, Relocation
 from pyctl.errors import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+
 from pyctl import control
 from pyctl.control import ProbeStatus
 from pyctl.errors import DjprobesError
