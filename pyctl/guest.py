@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +110,14 @@ class Guest(Closing):
         ko: Path | None = None,
         source: Path | None = None,
         parameters: Mapping[str, str] | None = None,
+        progress: Callable[[str], None] | None = None,
     ) -> LoadResult:
         """Load the kernel module; does nothing if it is loaded.
 
         In this order: the file ``ko``; for a guest, a module built here for its kernel;
         on another host, ``source`` (the project's ``kmod/``) built there when it has its
         kernel's headers, and otherwise the module that is installed there. The result
-        says which.
+        says which. ``progress`` hears what a long build is at.
         """
         if self.loaded:
             return LoadResult("already", None, 0.0)
@@ -125,7 +126,7 @@ class Guest(Closing):
             return module.load_file(self._transport, ko, settings, "ko")
         folder = source or module.SOURCE
         if self._backing is not None:
-            built = vmglue.build(self._backing.kernel, folder, {})
+            built = vmglue.build(self._backing.kernel, folder, progress)
             return module.load_file(self._transport, built[module.NAME], settings, "guest")
         return module.load_on_host(self._transport, folder, settings)
 
@@ -136,7 +137,7 @@ class Guest(Closing):
         make several, ``name`` is one of them."""
         if self._backing is None:
             raise UsageError(f"{self._name} is no guest; insert {name} there by hand")
-        built = vmglue.build(self._backing.kernel, source, {})
+        built = vmglue.build(self._backing.kernel, source)
         if name not in built:
             raise UsageError(f"{source.name}/ makes no module {name!r}, but {sorted(built)}")
         return module.load_file(self._transport, built[name], dict(parameters or {}), "guest")

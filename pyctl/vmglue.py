@@ -82,11 +82,15 @@ def lookup(name: str) -> Backing:
     )
 
 
-def build(kernel: str, source: Path, variables: dict[str, str]) -> dict[str, Path]:
+def build(
+    kernel: str, source: Path, progress: Callable[[str], None] | None = None
+) -> dict[str, Path]:
     """Build the modules in ``source`` for a guest's kernel: name to ``.ko`` file."""
     from vm.builder import build_modules  # noqa: PLC0415
 
-    modules: dict[str, Path] = build_modules(source, kernel, make_vars=variables)
+    modules: dict[str, Path] = build_modules(
+        source, kernel, progress=progress or (lambda _message: None)
+    )
     return modules
 
 

@@ -142,8 +142,8 @@ def static_calls(table: bytes, base: int, text: Text) -> Iterator[tuple[int, int
 
 
 def smp_locks(table: bytes, base: int, text: Text) -> list[tuple[int, int]]:
-    """Address and length (1) of each lock prefix; nothing if the table was freed after boot and holds
-    something else now, in which case the kernel can't patch these any more."""
+    """Address and length (1) of each lock prefix. Nothing if the table was freed after boot
+    and holds something else now: then the kernel can't patch these any more."""
     found: list[tuple[int, int]] = []
     for offset in range(0, len(table) - 3, 4):
         address = base + offset + struct.unpack_from("<i", table, offset)[0]

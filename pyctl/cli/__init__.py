@@ -1,0 +1,1 @@
+"""The command ``djp``: a thin layer of typer and rich over the library."""
