@@ -68,7 +68,15 @@ def find_mirror(settings: Settings) -> Mirror:
     if settings.mirror:
         return Mirror(settings.mirror.rstrip("/"), None)
     targets = run(
-        ["apt-get", "indextargets", "--format", _TARGET_FORMAT, "Created-By: Packages"],
+        # without release info: also on a host whose lists were never fetched
+        [
+            "apt-get",
+            "indextargets",
+            "--no-release-info",
+            "--format",
+            _TARGET_FORMAT,
+            "Created-By: Packages",
+        ],
         doing="looking for the Debian mirror in the host's apt configuration",
         timeout=60 * settings.scale,
     )

@@ -19,23 +19,28 @@ say() { printf 'bootstrap: %s\n' "$*" >&2; }
 fail() { say "$1"; say "next: $2"; exit 1; }
 
 qemu_major() {
-	[ -n "${DJP_QEMU:-}" ] && { echo "$qemu_wanted"; return; } # the user's own choice
-	qemu-system-x86_64 --version 2>/dev/null | sed -n '1s/.*version \([0-9]*\)\..*/\1/p'
+	if [ -n "${DJP_QEMU:-}" ]; then # the user's own choice
+		echo "$qemu_wanted"
+		return
+	fi
+	{ qemu-system-x86_64 --version 2>/dev/null || true; } |
+		sed -n '1s/.*version \([0-9]*\)\..*/\1/p'
 }
 
 # Installed means: dpkg says so.  A tool from elsewhere might be too old.
 missing_packages() {
 	local wanted installed
 	wanted=$(grep -v '^#' "$here/packages.txt" | sort)
+	# dpkg-query fails when it does not know one of them
 	# shellcheck disable=SC2086  # a list of words
-	installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' $wanted 2>/dev/null |
+	installed=$({ dpkg-query -W -f '${db:Status-Status} ${Package}\n' $wanted 2>/dev/null || true; } |
 		sed -n 's/^installed //p' | sort)
 	comm -23 <(printf '%s\n' "$wanted") <(printf '%s\n' "$installed")
 }
 
 # The mirror of the host's own suite, as apt itself says it.
 host_mirror() {
-	apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
+	apt-get indextargets --no-release-info --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
 		sed -n "s/^$1 main //p" | head -n 1
 }
 
@@ -53,7 +58,7 @@ install_packages() {
 	private=$cache/apt-host
 	mkdir -p "$private/sources" "$private/lists/partial"
 	rm -f "$private/sources"/*
-	[ -f /etc/apt/sources.list ] && cp /etc/apt/sources.list "$private/sources/host.list"
+	[ ! -f /etc/apt/sources.list ] || cp /etc/apt/sources.list "$private/sources/host.list"
 	find /etc/apt/sources.list.d -maxdepth 1 \( -name '*.list' -o -name '*.sources' \) \
 		-exec cp -t "$private/sources" {} + 2>/dev/null || true
 	options=(
@@ -73,9 +78,9 @@ install_packages() {
 		options+=(-t "$codename-backports")
 	fi
 	say "installing: ${packages[*]}"
-	"${as_root[@]}" apt-get "${options[@]}" -q update >&2
+	"${as_root[@]}" apt-get "${options[@]}" -qq update >&2
 	"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-		apt-get "${options[@]}" -q install -y --no-install-recommends "${packages[@]}" >&2
+		apt-get "${options[@]}" -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends "${packages[@]}" >&2
 }
 
 ensure_packages() {
@@ -84,10 +89,10 @@ ensure_packages() {
 	mapfile -t packages < <(missing_packages)
 	major=$(qemu_major)
 	if [ "${major:-0}" -lt "$qemu_wanted" ]; then
-		[ -n "$major" ] && say "QEMU $major is too old: it must be $qemu_wanted or later"
+		[ -z "$major" ] || say "QEMU $major is too old: it must be $qemu_wanted or later"
 		packages+=(qemu-system-x86 qemu-utils)
 	fi
-	[ ${#packages[@]} -eq 0 ] && return
+	[ ${#packages[@]} -gt 0 ] || return 0
 	mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u)
 	install_packages "${packages[@]}"
 	major=$(qemu_major)
@@ -98,7 +103,7 @@ ensure_packages() {
 ensure_venv() {
 	local venv=$top/.venv stamp
 	stamp=$venv/pyproject-$(sha256sum "$top/pyctl/pyproject.toml" | cut -c1-16)
-	[ -f "$stamp" ] && return
+	[ ! -f "$stamp" ] || return 0
 	python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
 		fail "$(python3 --version) is too old" "put Python 3.11 or later first on the PATH"
 	say "making the virtual environment .venv"
