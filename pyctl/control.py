@@ -391,7 +391,10 @@ class Control:
         try:
             return self._transport.read(f"{self._root}/{file}").decode(errors="replace")
         except RemoteOSError as error:
-            raise self._unreachable(error) or error from error
+            unreachable = self._unreachable(error)
+            if unreachable is None:
+                raise
+            raise unreachable from error
 
     def _write(self, file: str, text: str) -> None:
         try:

@@ -85,11 +85,12 @@ def insert(transport: Transport, path: str, parameters: Mapping[str, str]) -> No
         transport.run(["insmod", path, *_settings(parameters)], timeout=LOAD_SECONDS)
     except RemoteCommandError as error:
         said = _said_since(transport, before)
+        words = error.stderr.decode(errors="replace").strip()
+        stranger = "Invalid module format" in words or "Unknown symbol" in words
         raise ModuleError(
-            f"{transport.host}: insmod {PurePosixPath(path).name}: "
-            f"{error.stderr.decode(errors='replace').strip()}"
+            f"{transport.host}: insmod {PurePosixPath(path).name}: {words}"
             + "".join(f"\n  kernel: {line}" for line in said),
-            hint="was it built for this very kernel (`uname -r`), with its compiler?",
+            hint="was it built for this very kernel (`uname -r`)?" if stranger else None,
         ) from error
     if PurePosixPath(path).stem == NAME:
         ready(transport)

@@ -15,6 +15,7 @@ SCRIPT = "pyctl.verify.remote.bcc_counter"
 #: Seconds, before scaling: importing bcc and compiling the program on a slow guest.
 START_SECONDS = 180.0
 ANSWER_SECONDS = 60.0
+INSTALL = "bcc needs python3-bpfcc and the running kernel's headers on that host"
 
 
 class BccCounter(Closing):
@@ -30,7 +31,7 @@ class BccCounter(Closing):
         self._host = transport.host
         self._process: Process = start_script(transport, "djp-bcc", SCRIPT, (), str(slots))
         try:
-            self._answer(START_SECONDS)
+            self._answer(START_SECONDS, INSTALL)
         except BaseException:
             self._process.close()
             raise
@@ -64,14 +65,14 @@ class BccCounter(Closing):
 
     def _ask(self, **command: object) -> dict[str, Any]:
         self._process.send_line(json.dumps(command))
-        return self._answer(ANSWER_SECONDS)
+        return self._answer(ANSWER_SECONDS, None)
 
-    def _answer(self, seconds: float) -> dict[str, Any]:
+    def _answer(self, seconds: float, hint: str | None) -> dict[str, Any]:
         line = self._process.read_line(seconds)
         if line is None:
             raise OracleError(
                 f"{self._host}: the bcc process ended\n{self._process.stderr_tail()}",
-                hint="bcc needs python3-bpfcc and the running kernel's headers on that host",
+                hint=hint,
             )
         try:
             answer: dict[str, Any] = json.loads(line)
@@ -80,6 +81,6 @@ class BccCounter(Closing):
         if "error" in answer:
             raise OracleError(
                 f"{self._host}: bcc: {answer['error']}\n{self._process.stderr_tail()}".rstrip(),
-                hint="bcc needs python3-bpfcc and the running kernel's headers on that host",
+                hint=hint,
             )
         return answer

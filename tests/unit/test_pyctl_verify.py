@@ -216,11 +216,11 @@ def test_bcc_conversation() -> None:
     with BccCounter(host) as counter:
         counter.attach(["vfs_read"])
         assert counter.read() == {"vfs_read": 5}
-        with pytest.raises(OracleError, match="python3-bpfcc"):
+        with pytest.raises(OracleError, match="can't attach"):
             counter.attach(["nothing"])
     assert script.ended
     host.processes[("python3",)] = lambda: ScriptedProcess(first=['{"error": "no bcc"}'])
-    with pytest.raises(OracleError, match="no bcc"):
+    with pytest.raises(OracleError, match=r"no bcc[^$]*python3-bpfcc"):
         BccCounter(host)
 
 
