@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Everything that differs between kernels, and everything that the kernel does
+ * not export: this file pair and no other place.
+ *
+ * Symbols are looked up once, when the module loads. A missing required symbol
+ * refuses the load and is named; a missing optional one switches off what needs
+ * it, which debugfs' features file shows.
+ */
+#ifndef _DJP_COMPAT_H
+#define _DJP_COMPAT_H
+
+#include <linux/kprobes.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/stop_machine.h>
+#include <linux/types.h>
+#include <asm/insn.h>
+
+#ifndef __counted_by	/* dd06e72e68bc, v6.6 */
+#define __counted_by(member)
+#endif
+
+struct exception_table_entry;
+struct jump_entry;
+struct seq_file;
+
+/* One line for each symbol: kind, return type, name, arguments. */
+#define DJP_KERNEL_FUNCTIONS(REQ, OPT) \
+REQ(void *, text_poke, (void *addr, const void *opcode, size_t len)) \
+REQ(void *, text_poke_copy, (void *addr, const void *opcode, size_t len)) \
+OPT(void, text_poke_sync, (void)) \
+OPT(void, smp_text_poke_sync_each_cpu, (void)) \
+REQ(int, insn_decode, (struct insn *insn, const void *kaddr, int len, enum insn_mode m)) \
+REQ(const struct exception_table_entry *, search_exception_tables, (unsigned long addr)) \
+REQ(int, jump_label_text_reserved, (void *start, void *end)) \
+REQ(void, jump_label_lock, (void)) \
+REQ(void, jump_label_unlock, (void)) \
+REQ(int, ftrace_text_reserved, (const void *start, const void *end)) \
+REQ(unsigned long, ftrace_location, (unsigned long ip)) \
+REQ(int, alternatives_text_reserved, (void *start, void *end)) \
+REQ(int, static_call_text_reserved, (void *start, void *end)) \
+REQ(bool, within_kprobe_blacklist, (unsigned long addr)) \
+REQ(struct kprobe *, get_kprobe, (void *addr)) \
+OPT(unsigned long, recover_probed_instruction, (u8 *buf, unsigned long addr)) \
+REQ(int, kallsyms_lookup_size_offset, (unsigned long addr, unsigned long *size, unsigned long *off)) \
+REQ(int, kallsyms_on_each_symbol, (int (*fn)(void *, const char *, struct module *, unsigned long), void *data)) \
+OPT(int, kallsyms_on_each_match_symbol, (int (*fn)(void *, unsigned long), const char *name, void *data)) \
+REQ(struct module *, __module_text_address, (unsigned long addr)) \
+OPT(void *, module_alloc, (unsigned long size)) \
+OPT(void, module_memfree, (void *region)) \
+OPT(void *, execmem_alloc, (int type, size_t size)) \
+OPT(void, execmem_free, (void *ptr)) \
+REQ(int, set_memory_ro, (unsigned long addr, int numpages)) \
+REQ(int, set_memory_rw, (unsigned long addr, int numpages)) \
+REQ(int, set_memory_x, (unsigned long addr, int numpages)) \
+REQ(int, set_memory_nx, (unsigned long addr, int numpages)) \
+REQ(struct task_struct *, idle_task, (int cpu)) \
+REQ(int, stop_machine_cpuslocked, (cpu_stop_fn_t fn, void *data, const struct cpumask *cpus)) \
+OPT(int, freeze_processes, (void)) \
+OPT(void, thaw_processes, (void))
+
+#define DJP_KERNEL_DATA(REQ, OPT) \
+REQ(char, _stext) \
+REQ(char, _etext) \
+REQ(struct mutex, text_mutex) \
+REQ(struct jump_entry, __start___jump_table) \
+REQ(struct jump_entry, __stop___jump_table) \
+REQ(struct exception_table_entry, __start___ex_table) \
+REQ(struct exception_table_entry, __stop___ex_table) \
+OPT(struct atomic_notifier_head, die_chain) \
+OPT(char, __x86_indirect_thunk_array)
+
+/**
+ * struct djp_kernel - what the running kernel has, by the kernel's own names
+ * @lookup_name: kallsyms_lookup_name()
+ *
+ * NULL for an optional symbol that is not there.
+ */
+struct djp_kernel {
+	unsigned long (*lookup_name)(const char *name);
+#define DJP_FUNCTION_FIELD(ret, name, args) ret (*name) args;
+	DJP_KERNEL_FUNCTIONS(DJP_FUNCTION_FIELD, DJP_FUNCTION_FIELD)
+#undef DJP_FUNCTION_FIELD
+#define DJP_DATA_FIELD(type, name) type *name;
+	DJP_KERNEL_DATA(DJP_DATA_FIELD, DJP_DATA_FIELD)
+#undef DJP_DATA_FIELD
+};
+
+extern struct djp_kernel djp_k;
+
+int djp_compat_init(void);
+void djp_compat_show(struct seq_file *m);
+
+void djp_text_sync(void);
+void *djp_exec_alloc(size_t size);
+void djp_exec_free(void *mem, size_t size);
+void djp_module_text(const struct module *mod, unsigned long *start,
+		     unsigned long *end);
+
+#endif /* _DJP_COMPAT_H */

@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef _DJP_INTERNAL_H
+#define _DJP_INTERNAL_H
+
+#include <linux/atomic.h>
+#include <linux/list.h>
+#include <linux/mutex.h>
+#include <linux/rcupdate.h>
+#include <linux/refcount.h>
+#include <linux/types.h>
+
+#include "compat.h"
+#include "core/reasons.h"
+#include "djprobes.h"
+
+#define DJP_INT3	0xcc
+#define DJP_JMP32	0xe9
+#define DJP_JMP32_LEN	5
+
+/* A region ends with the instruction that holds its fifth byte. */
+#define DJP_DCR_MAX	(DJP_JMP32_LEN - 1 + MAX_INSN_SIZE)
+
+/**
+ * struct djp_refusal - why something was refused
+ * @reason: DJP_OK if it was not
+ * @offending: the address that stands in the way, or 0
+ * @index: which element of the array that was passed in
+ */
+struct djp_refusal {
+	enum djp_reason	reason;
+	unsigned long	offending;
+	int		index;
+};
+
+static inline int djp_refuse(struct djp_refusal *r, enum djp_reason reason,
+			     unsigned long offending)
+{
+	r->reason = reason;
+	r->offending = offending;
+	return djp_reason_errno(reason);
+}
+
+/**
+ * struct djp_dcr - a detoured code region and what is known of it
+ * @addr: the insertion address
+ * @len: bytes, DJP_JMP32_LEN to DJP_DCR_MAX
+ * @nr_rip: how many RIP-relative operands
+ * @rip: for each, where its disp32 is and where its instruction ends,
+ *	in bytes from @addr
+ * @text: the original bytes
+ */
+struct djp_dcr {
+	unsigned long	addr;
+	u8		len;
+	u8		nr_rip;
+	struct {
+		u8	disp;
+		u8	next;
+	} rip[DJP_JMP32_LEN];
+	u8		text[DJP_DCR_MAX];
+};
+
+/**
+ * struct djp_counter - one u64 on every CPU
+ * @slot: the per-CPU pointer
+ * @block: where it was allocated
+ * @refs: the probe, and each detour that increments it: a retired detour may
+ *	still do so until it is reclaimed
+ */
+struct djp_counter {
+	u64 __percpu			*slot;
+	struct djp_counter_block	*block;
+	refcount_t			refs;
+};
+
+/**
+ * struct djp_action - what a detour does for one probe
+ * @counter: incremented at each hit
+ * @handler_of: the probe whose handler is called; NULL if there is none, or
+ *	once the probe is on its way out. Read under preempt_disable()
+ */
+struct djp_action {
+	struct djp_counter	*counter;
+	struct djprobe		*handler_of;
+};
+
+/**
+ * struct djp_detour - out-of-line code for one site, never changed once built
+ * @text: its first instruction
+ * @alloc: start of its memory, @alloc_len bytes
+ * @len: bytes from @text on
+ * @addr: the insertion address
+ * @back: the address that it jumps back to, one behind the DCR
+ * @retired_node: on the list of retired detours
+ * @busy: the last scan found a task in it
+ * @nr_actions: length of @actions
+ */
+struct djp_detour {
+	unsigned long		text;
+	unsigned long		alloc;
+	size_t			alloc_len;
+	size_t			len;
+	unsigned long		addr;
+	unsigned long		back;
+	struct list_head	retired_node;
+	bool			busy;
+	unsigned int		nr_actions;
+	struct djp_action	actions[] __counted_by(nr_actions);
+};
+
+/* See the top of core/site.c. */
+enum djp_state {
+	DJP_NEW,
+	DJP_BYPASS,
+	DJP_JUMP,
+};
+
+/**
+ * struct djp_site - an insertion address and the probes that share it
+ * @hash: by address, for the int3 handler (RCU) and for look-ups
+ * @node: on the list of all sites
+ * @probes: struct djprobe.site_node of all its probes, disabled ones too
+ * @dcr: what it displaces
+ * @state: where it is in its life
+ * @detour: what is in the text now; NULL in DJP_NEW
+ * @entry: @detour's first instruction, for the int3 handler
+ * @mod: the module that the address is in, or NULL
+ * @next: the detour that an update is putting in
+ * @touched: on the current update's list
+ * @deferred: the last commit left it in DJP_BYPASS
+ * @rcu: to free it
+ */
+struct djp_site {
+	struct hlist_node	hash;
+	struct list_head	node;
+	struct list_head	probes;
+	struct djp_dcr		dcr;
+	enum djp_state		state;
+	struct djp_detour	*detour;
+	unsigned long		entry;
+	struct module		*mod;
+	struct djp_detour	*next;
+	struct list_head	touched;
+	bool			deferred;
+	struct rcu_head		rcu;
+};
+
+/* Private bits of struct djprobe.flags. */
+#define DJP_PROBE_LEAVING	0x100	/* an update is removing it */
+#define DJP_PROBE_REGISTERED	0x200
+
+enum djp_change {
+	DJP_ADD,
+	DJP_REMOVE,
+	DJP_ENABLE,
+	DJP_DISABLE,
+};
+
+/**
+ * struct djp_update - one thing to do to one probe
+ * @probe: which
+ * @change: what
+ */
+struct djp_update {
+	struct djprobe	*probe;
+	enum djp_change	change;
+};
+
+/**
+ * struct djp_stats - what debugfs' stats file shows; djp_mutex guards it
+ *
+ * Times are in nanoseconds, sizes in bytes; docs/debugfs.md explains each.
+ */
+struct djp_stats {
+	unsigned long	probes;
+	unsigned long	sites;
+	unsigned long	sites_jump;
+	unsigned long	commits;
+	unsigned long	commits_partial;
+	unsigned long	patched;
+	unsigned long	deferred;
+	unsigned long	retries;
+	u64		last_stop_ns;
+	u64		max_stop_ns;
+	u64		last_quiescence_ns;
+	unsigned long	last_tasks;
+	unsigned long	last_words;
+	unsigned long	detour_bytes_live;
+	unsigned long	detour_bytes_retired;
+	unsigned long	detours_reclaimed;
+};
+
+/*
+ * Lock order: djp_commit_mutex, djp_mutex, then the kernel's cpu_hotplug_lock
+ * and text_mutex.
+ *
+ * djp_commit_mutex is held while the freezer runs, so a user task must wait for
+ * it interruptibly: a task in uninterruptible sleep can't be frozen, and the
+ * freezer would wait for it in turn. djp_mutex is never held across freezing.
+ */
+extern struct mutex djp_commit_mutex;
+extern struct mutex djp_mutex;
+extern struct djp_stats djp_stats;
+extern struct list_head djp_sites;
+extern struct list_head djp_probes;
+extern atomic_long_t djp_recursion_missed;
+
+/* core/api.c */
+int djp_lock_freezable(struct mutex *lock);
+
+/* core/site.c */
+struct djp_site *djp_site_find(unsigned long addr);
+struct djp_site *djp_site_overlap(unsigned long addr, unsigned int len);
+int djp_update_locked(struct djp_update *updates, int nr,
+		      struct djp_refusal *refusal);
+void djp_original_text(unsigned long addr, u8 *buf, unsigned int len);
+void djp_module_gone(const struct module *mod);
+
+void djp_explain(unsigned long *addr, unsigned long *ftrace,
+		 struct djp_dcr *dcr, struct djp_refusal *refusal);
+
+/* core/commit.c */
+int djp_commit_locked(bool retry);
+void djp_commit_exit(void);
+void djp_retire(struct djp_detour *detour);
+void djp_retired_silence(void);
+
+/* core/resolve.c */
+void djp_symbolize(unsigned long addr, char *buf, size_t len);
+int djp_resolve(const char *symbol, unsigned long offset, unsigned long *addr,
+		struct djp_refusal *refusal);
+
+/* actions/count.c */
+struct djp_counter *djp_counter_alloc(void);
+void djp_counter_get(struct djp_counter *counter);
+void djp_counter_put(struct djp_counter *counter);
+u64 djp_counter_sum(const struct djp_counter *counter);
+void djp_counters_exit(void);
+
+#endif /* _DJP_INTERNAL_H */

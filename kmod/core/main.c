@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Loading, unloading, and what other modules do meanwhile.
+ */
+#include <linux/module.h>
+#include <linux/notifier.h>
+
+#include "core/internal.h"
+#include "debugfs/debugfs.h"
+#include "quiesce/quiesce.h"
+#include "x86/x86.h"
+
+static int djp_module_notify(struct notifier_block *nb, unsigned long event,
+			     void *data)
+{
+	if (event == MODULE_STATE_GOING) {
+		mutex_lock(&djp_mutex);
+		djp_module_gone(data);
+		mutex_unlock(&djp_mutex);
+	}
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block djp_module_nb = {
+	.notifier_call = djp_module_notify,
+};
+
+static int __init djp_init(void)
+{
+	int ret;
+
+	ret = djp_compat_init();
+	if (ret)
+		return ret;
+	ret = djp_strategy_init();
+	if (ret)
+		return ret;
+	ret = djp_textmap_init();
+	if (ret)
+		return ret;
+	ret = djp_int3_path_init();
+	if (ret)
+		goto err_textmap;
+	ret = djp_exiting_init();
+	if (ret)
+		goto err_int3_path;
+	ret = djp_trap_init();
+	if (ret)
+		goto err_exiting;
+	ret = register_module_notifier(&djp_module_nb);
+	if (ret)
+		goto err_trap;
+	ret = djp_debugfs_init();
+	if (ret)
+		goto err_notifier;
+	return 0;
+
+err_notifier:
+	unregister_module_notifier(&djp_module_nb);
+err_trap:
+	djp_trap_exit();
+err_exiting:
+	djp_exiting_exit();
+err_int3_path:
+	djp_int3_path_exit();
+err_textmap:
+	djp_textmap_exit();
+	return ret;
+}
+
+/*
+ * No probe is left: each holds a reference to this module. But tasks may still
+ * be on their way through a retired detour, and from there call into us.
+ */
+static void __exit djp_exit(void)
+{
+	djp_debugfs_exit();
+	unregister_module_notifier(&djp_module_nb);
+	djp_commit_exit();
+	djp_trap_exit();
+	djp_exiting_exit();
+	djp_int3_path_exit();
+	djp_textmap_exit();
+	djp_detours_exit();
+	djp_counters_exit();
+	/* Freed sites. */
+	rcu_barrier();
+}
+
+module_init(djp_init);
+module_exit(djp_exit);
+MODULE_LICENSE("GPL");
+MODULE_DESCRIPTION("Direct-jump probes for live kernel code");

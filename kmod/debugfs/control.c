@@ -1,0 +1,553 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The control file: from text to updates.
+ *
+ * A write is parsed whole before anything is done, then done as one update, so a
+ * bad line leaves everything as it was. docs/debugfs.md has the grammar.
+ */
+#include <linux/ctype.h>
+#include <linux/hashtable.h>
+#include <linux/kernel.h>
+#include <linux/module.h>
+#include <linux/seq_file.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/stringhash.h>
+
+#include "core/internal.h"
+#include "debugfs/debugfs.h"
+
+#define DJP_NAME_MAX	64	/* with the final 0 */
+#define DJP_NAME_BITS	12
+
+/**
+ * struct djp_named - a probe made through debugfs
+ * @p: the probe; p.name is @name
+ * @hash: by name
+ * @leaving: the write that is being parsed removes it
+ * @name: as users call it
+ */
+struct djp_named {
+	struct djprobe		p;
+	struct hlist_node	hash;
+	bool			leaving;
+	char			name[DJP_NAME_MAX];
+};
+
+/**
+ * struct djp_item - one change that a write asks for
+ * @named: to which probe
+ * @change: which
+ * @token: what named it, in the copy that was cut into tokens
+ */
+struct djp_item {
+	struct djp_named	*named;
+	enum djp_change		change;
+	char			*token;
+};
+
+/**
+ * struct djp_batch - a write that is being parsed
+ * @text: the copy that is cut into tokens
+ * @original: as it was written
+ * @items: the changes
+ * @nr: how many
+ * @room: for how many there is memory
+ * @commit: it says "commit"
+ */
+struct djp_batch {
+	char		*text;
+	char		*original;
+	struct djp_item	*items;
+	int		nr;
+	int		room;
+	bool		commit;
+};
+
+/* Guards all below. Held while the freezer runs: see djp_lock_freezable(). */
+DEFINE_MUTEX(djp_control_mutex);
+static DEFINE_HASHTABLE(djp_names, DJP_NAME_BITS);
+static unsigned int djp_names_nr;
+static struct djp_complaint djp_last_error;
+
+static u32 djp_name_hash(const char *name)
+{
+	return full_name_hash(NULL, name, strlen(name));
+}
+
+static struct djp_named *djp_named_find(const char *name)
+{
+	struct djp_named *named;
+
+	hash_for_each_possible(djp_names, named, hash, djp_name_hash(name)) {
+		if (!named->leaving && !strcmp(named->name, name))
+			return named;
+	}
+	return NULL;
+}
+
+static bool djp_name_is_good(const char *name)
+{
+	if (!isalpha(*name) && *name != '_')
+		return false;
+	if (strlen(name) >= DJP_NAME_MAX)
+		return false;
+	for (; *name; name++) {
+		if (!isalnum(*name) && *name != '_')
+			return false;
+	}
+	return true;
+}
+
+/* The next word of a line, or NULL. */
+static char *djp_word(char **line)
+{
+	char *word;
+
+	do {
+		word = strsep(line, " \t\r");
+	} while (word && !*word);
+	return word;
+}
+
+/**
+ * djp_parse_target() - [MOD:]SYM[+OFF] or 0xADDR
+ * @target: the word; may be changed
+ * @addr: the address
+ * @refusal: why not
+ *
+ * Context: may sleep.
+ * Return: 0, or the negative errno of @refusal's reason.
+ */
+int djp_parse_target(char *target, unsigned long *addr,
+		     struct djp_refusal *refusal)
+{
+	unsigned long offset = 0;
+	char *plus;
+	int ret;
+
+	if (!strncasecmp(target, "0x", 2)) {
+		if (kstrtoul(target, 16, addr))
+			return djp_refuse(refusal, DJP_BAD_OFFSET, 0);
+		return 0;
+	}
+	plus = strchr(target, '+');
+	if (plus) {
+		if (!isdigit(plus[1]) || kstrtoul(plus + 1, 0, &offset))
+			return djp_refuse(refusal, DJP_BAD_OFFSET, 0);
+		*plus = '\0';
+	}
+	ret = djp_resolve(target, offset, addr, refusal);
+	if (plus)
+		*plus = '+';
+	return ret;
+}
+
+static int djp_batch_add(struct djp_batch *batch, struct djp_named *named,
+			 enum djp_change change, char *token,
+			 struct djp_refusal *refusal)
+{
+	struct djp_item *items;
+	int room;
+
+	if (batch->nr == batch->room) {
+		room = max(64, batch->room * 2);
+		items = kvcalloc(room, sizeof(*items), GFP_KERNEL);
+		if (!items)
+			return djp_refuse(refusal, DJP_NO_MEMORY, 0);
+		if (batch->nr)
+			memcpy(items, batch->items,
+			       batch->nr * sizeof(*items));
+		kvfree(batch->items);
+		batch->items = items;
+		batch->room = room;
+	}
+	batch->items[batch->nr++] = (struct djp_item) {
+		.named = named, .change = change, .token = token,
+	};
+	return 0;
+}
+
+/* p_SYM_OFF or p_0xADDR, with what is no letter or digit made a '_' */
+static int djp_default_name(char *name, const char *target)
+{
+	char symbol[KSYM_NAME_LEN];
+	const char *colon = strchr(target, ':');
+	const char *plus = strchr(target, '+');
+	unsigned long offset = 0;
+	char *c;
+	int len;
+
+	if (!strncasecmp(target, "0x", 2)) {
+		len = snprintf(name, DJP_NAME_MAX, "p_%s", target);
+		return len < DJP_NAME_MAX ? 0 : -ENAMETOOLONG;
+	}
+	strscpy(symbol, colon ? colon + 1 : target, sizeof(symbol));
+	c = strchr(symbol, '+');
+	if (c)
+		*c = '\0';
+	if (plus && kstrtoul(plus + 1, 0, &offset))
+		return -EINVAL;
+	len = snprintf(name, DJP_NAME_MAX, "p_%s_%lx", symbol, offset);
+	if (len >= DJP_NAME_MAX)
+		return -ENAMETOOLONG;
+	for (c = name; *c; c++) {
+		if (!isalnum(*c))
+			*c = '_';
+	}
+	return 0;
+}
+
+/* "p[:NAME] TARGET [count]" */
+static int djp_parse_add(struct djp_batch *batch, char *command, char *rest,
+			 char **token, struct djp_refusal *refusal)
+{
+	struct djp_named *named;
+	char *target, *action;
+	unsigned long addr;
+	int ret;
+
+	target = djp_word(&rest);
+	if (!target)
+		return djp_refuse(refusal, DJP_SYNTAX, 0);
+	action = djp_word(&rest);
+	if (action && strcmp(action, "count")) {
+		*token = action;
+		return djp_refuse(refusal, DJP_NOT_SUPPORTED, 0);
+	}
+	*token = djp_word(&rest);
+	if (*token)
+		return djp_refuse(refusal, DJP_NOT_SUPPORTED, 0);
+
+	named = kzalloc(sizeof(*named), GFP_KERNEL);
+	*token = command;
+	if (!named)
+		return djp_refuse(refusal, DJP_NO_MEMORY, 0);
+	ret = 0;
+	if (command[1] == ':')
+		strscpy(named->name, command + 2, DJP_NAME_MAX);
+	else
+		ret = djp_default_name(named->name, target);
+	if (ret ||
+	    (command[1] == ':' && !djp_name_is_good(command + 2))) {
+		ret = djp_refuse(refusal, DJP_BAD_NAME, 0);
+		goto fail;
+	}
+	if (djp_named_find(named->name)) {
+		ret = djp_refuse(refusal, DJP_DUPLICATE_NAME, 0);
+		goto fail;
+	}
+	*token = target;
+	ret = djp_parse_target(target, &addr, refusal);
+	if (ret)
+		goto fail;
+
+	named->p.addr = (void *)addr;
+	named->p.name = named->name;
+	ret = djp_batch_add(batch, named, DJP_ADD, target, refusal);
+	if (ret)
+		goto fail;
+	hash_add(djp_names, &named->hash, djp_name_hash(named->name));
+	djp_names_nr++;
+	return 0;
+fail:
+	kfree(named);
+	return ret;
+}
+
+static struct djp_item *djp_batch_find(struct djp_batch *batch,
+				       const struct djp_named *named)
+{
+	int i;
+
+	for (i = batch->nr - 1; i >= 0; i--) {
+		if (batch->items[i].named == named)
+			return &batch->items[i];
+	}
+	return NULL;
+}
+
+/* "-:NAME" and "-*" */
+static int djp_parse_remove(struct djp_batch *batch, char *command,
+			    struct djp_refusal *refusal)
+{
+	struct djp_named *named;
+	bool all = !strcmp(command, "-*");
+	int bucket, ret;
+
+	if (!all) {
+		named = command[1] == ':' ? djp_named_find(command + 2) : NULL;
+		if (command[1] != ':')
+			return djp_refuse(refusal, DJP_SYNTAX, 0);
+		/* Added or changed in this write: that is not there to remove. */
+		if (!named || !named->p.counter ||
+		    djp_batch_find(batch, named))
+			return djp_refuse(refusal, DJP_NO_SUCH_PROBE, 0);
+		ret = djp_batch_add(batch, named, DJP_REMOVE, command, refusal);
+		if (!ret)
+			named->leaving = true;
+		return ret;
+	}
+	hash_for_each(djp_names, bucket, named, hash) {
+		if (named->leaving || !named->p.counter)
+			continue;
+		ret = djp_batch_add(batch, named, DJP_REMOVE, command, refusal);
+		if (ret)
+			return ret;
+		named->leaving = true;
+	}
+	return 0;
+}
+
+/* "enable NAME" and "disable NAME" */
+static int djp_parse_switch(struct djp_batch *batch, bool disable, char *rest,
+			    char **token, struct djp_refusal *refusal)
+{
+	char *name = djp_word(&rest);
+	struct djp_named *named;
+	struct djp_item *item;
+
+	if (!name)
+		return djp_refuse(refusal, DJP_SYNTAX, 0);
+	*token = name;
+	named = djp_named_find(name);
+	if (!named)
+		return djp_refuse(refusal, DJP_NO_SUCH_PROBE, 0);
+	*token = djp_word(&rest);
+	if (*token)
+		return djp_refuse(refusal, DJP_SYNTAX, 0);
+	*token = name;
+
+	item = djp_batch_find(batch, named);
+	if (item && item->change == DJP_ADD) {
+		named->p.flags = disable ? DJPROBE_FLAG_DISABLED : 0;
+		return 0;
+	}
+	if (item)	/* twice in one write: which is meant? */
+		return djp_refuse(refusal, DJP_SYNTAX, 0);
+	if (!(named->p.flags & DJPROBE_FLAG_GONE) &&
+	    disable == !!(named->p.flags & DJPROBE_FLAG_DISABLED))
+		return 0;
+	return djp_batch_add(batch, named, disable ? DJP_DISABLE : DJP_ENABLE,
+			     name, refusal);
+}
+
+static int djp_parse_line(struct djp_batch *batch, char *line, char **token,
+			  struct djp_refusal *refusal)
+{
+	char *command = djp_word(&line);
+
+	*token = command;
+	if (!command || *command == '#')
+		return 0;
+	if (*command == 'p' && (!command[1] || command[1] == ':'))
+		return djp_parse_add(batch, command, line, token, refusal);
+	if (!strcmp(command, "enable"))
+		return djp_parse_switch(batch, false, line, token, refusal);
+	if (!strcmp(command, "disable"))
+		return djp_parse_switch(batch, true, line, token, refusal);
+	if (*command == '-' || !strcmp(command, "commit")) {
+		*token = djp_word(&line);
+		if (*token)
+			return djp_refuse(refusal, DJP_SYNTAX, 0);
+		*token = command;
+		if (*command == '-')
+			return djp_parse_remove(batch, command, refusal);
+		batch->commit = true;
+		return 0;
+	}
+	return djp_refuse(refusal, DJP_SYNTAX, 0);
+}
+
+/* Where a token of the cut-up copy stands in what was written. */
+static void djp_batch_complain(const struct djp_batch *batch, const char *token,
+			       const struct djp_refusal *refusal)
+{
+	struct djp_complaint *c = &djp_last_error;
+	const char *at = batch->original + (token - batch->text);
+	const char *start, *s;
+	size_t len;
+
+	memset(c, 0, sizeof(*c));
+	for (start = at; start > batch->original && start[-1] != '\n'; start--)
+		;
+	c->line = 1;
+	for (s = batch->original; s < start; s++)
+		c->line += *s == '\n';
+	c->column = at - start + 1;
+	len = strcspn(start, "\n");
+	strscpy(c->text, start, min(len + 1, sizeof(c->text)));
+	len = strcspn(at, " \t\r\n");
+	strscpy(c->token, at, min(len + 1, sizeof(c->token)));
+	c->reason = refusal->reason;
+	c->offending = refusal->offending;
+}
+
+/**
+ * djp_complain() - set last_error for a write of one word
+ * @text: the whole write
+ * @token: what was wrong in it
+ * @refusal: why
+ *
+ * Context: djp_control_mutex held.
+ */
+void djp_complain(const char *text, const char *token,
+		  const struct djp_refusal *refusal)
+{
+	struct djp_complaint *c = &djp_last_error;
+
+	memset(c, 0, sizeof(*c));
+	if (refusal->reason == DJP_OK)
+		return;
+	c->line = 1;
+	c->column = 1;
+	strscpy(c->text, text, sizeof(c->text));
+	strscpy(c->token, token, sizeof(c->token));
+	c->reason = refusal->reason;
+	c->offending = refusal->offending;
+}
+
+/**
+ * djp_control_show_error() - the last_error file
+ * @m: where to
+ *
+ * Context: djp_control_mutex held.
+ */
+void djp_control_show_error(struct seq_file *m)
+{
+	const struct djp_complaint *c = &djp_last_error;
+	char symbol[KSYM_NAME_LEN + 32];
+
+	if (!c->line)
+		return;
+	seq_printf(m, "line: %u\ntext: %s\ntoken: %s\ncolumn: %u\n", c->line,
+		   c->text, c->token, c->column);
+	seq_printf(m, "reason: %s\nmessage: %s\nhint: %s\n",
+		   djp_reason_code(c->reason), djp_reason_sentence(c->reason),
+		   djp_reason_hint(c->reason));
+	if (c->offending) {
+		djp_symbolize(c->offending, symbol, sizeof(symbol));
+		seq_printf(m, "offending: 0x%016lx %s\n", c->offending, symbol);
+	}
+}
+
+static int djp_batch_parse(struct djp_batch *batch, char **token,
+			   struct djp_refusal *refusal)
+{
+	char *rest = batch->text;
+	char *line;
+	int ret;
+
+	while ((line = strsep(&rest, "\n"))) {
+		ret = djp_parse_line(batch, line, token, refusal);
+		if (!*token)	/* an empty line, or one that ended too early */
+			*token = line;
+		if (ret)
+			return ret;
+		cond_resched();
+	}
+	return 0;
+}
+
+static int djp_batch_apply(struct djp_batch *batch, char **token,
+			   struct djp_refusal *refusal)
+{
+	struct djp_update *updates;
+	int i, ret;
+
+	updates = kvcalloc(max(batch->nr, 1), sizeof(*updates), GFP_KERNEL);
+	if (!updates)
+		return djp_refuse(refusal, DJP_NO_MEMORY, 0);
+	for (i = 0; i < batch->nr; i++) {
+		updates[i].probe = &batch->items[i].named->p;
+		updates[i].change = batch->items[i].change;
+	}
+	mutex_lock(&djp_mutex);
+	ret = djp_update_locked(updates, batch->nr, refusal);
+	mutex_unlock(&djp_mutex);
+	if (ret)
+		*token = batch->items[refusal->index].token;
+	kvfree(updates);
+	return ret;
+}
+
+static void djp_named_free(struct djp_named *named)
+{
+	hash_del(&named->hash);
+	djp_names_nr--;
+	kfree(named);
+}
+
+/* Forget the probes that are not there: new ones if it failed, else old ones. */
+static void djp_batch_finish(struct djp_batch *batch, bool failed)
+{
+	int i;
+
+	for (i = 0; i < batch->nr; i++) {
+		struct djp_item *item = &batch->items[i];
+
+		if (item->change == (failed ? DJP_ADD : DJP_REMOVE))
+			djp_named_free(item->named);
+		else if (item->change == DJP_REMOVE)
+			item->named->leaving = false;
+	}
+	kvfree(batch->items);
+	kvfree(batch->original);
+}
+
+static int djp_control_locked(struct djp_batch *batch)
+{
+	struct djp_refusal refusal = { };
+	char *token = batch->text;
+	int ret;
+
+	ret = djp_batch_parse(batch, &token, &refusal);
+	/* Before anything is done, so that a signal can restart the write. */
+	if (!ret && batch->commit) {
+		ret = djp_lock_freezable(&djp_commit_mutex);
+		if (ret) {
+			djp_batch_finish(batch, true);
+			return ret;
+		}
+	}
+	if (!ret) {
+		if (batch->nr)
+			ret = djp_batch_apply(batch, &token, &refusal);
+		if (!ret && batch->commit)
+			ret = min(djp_commit_locked(false), 0);
+		if (batch->commit)
+			mutex_unlock(&djp_commit_mutex);
+	}
+	memset(&djp_last_error, 0, sizeof(djp_last_error));
+	if (refusal.reason != DJP_OK)
+		djp_batch_complain(batch, token, &refusal);
+	djp_batch_finish(batch, refusal.reason != DJP_OK);
+	return ret;
+}
+
+/**
+ * djp_control() - do what was written to the control file
+ * @buf: the text, zero-terminated; is cut up
+ *
+ * Context: task, may sleep.
+ * Return: 0 or a negative errno, with last_error set.
+ */
+ssize_t djp_control(char *buf)
+{
+	struct djp_batch batch = { .text = buf };
+	size_t size = strlen(buf) + 1;
+	int ret;
+
+	ret = djp_lock_freezable(&djp_control_mutex);
+	if (ret)
+		return ret;
+	batch.original = kvmalloc(size, GFP_KERNEL);
+	if (batch.original) {
+		memcpy(batch.original, buf, size);
+		ret = djp_control_locked(&batch);
+	} else {
+		ret = -ENOMEM;
+	}
+	mutex_unlock(&djp_control_mutex);
+	return ret;
+}

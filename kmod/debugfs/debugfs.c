@@ -1,0 +1,414 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The files; docs/debugfs.md describes each.
+ */
+#include <linux/capability.h>
+#include <linux/debugfs.h>
+#include <linux/fs.h>
+#include <linux/module.h>
+#include <linux/security.h>
+#include <linux/seq_file.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/uaccess.h>
+
+#include "core/internal.h"
+#include "debugfs/debugfs.h"
+#include "quiesce/quiesce.h"
+#include "x86/x86.h"
+
+static struct dentry *djp_dir;
+
+/* The same rules as for kprobes through tracefs (kernel/trace/trace_kprobe.c). */
+static int djp_may_open(struct inode *inode)
+{
+	int ret;
+
+	if (!capable(CAP_SYS_ADMIN))
+		return -EPERM;
+	ret = security_locked_down(LOCKDOWN_KPROBES);
+	if (ret)
+		pr_info("%s\n", djp_reason_sentence(DJP_LOCKED_DOWN));
+	return ret;
+}
+
+/* What was written, zero-terminated; an ERR_PTR if it can't be had. */
+static char *djp_get_text(const char __user *user, size_t len)
+{
+	char *buf;
+
+	if (len > DJP_WRITE_MAX)
+		return ERR_PTR(-E2BIG);
+	buf = kvmalloc(len + 1, GFP_KERNEL);
+	if (!buf)
+		return ERR_PTR(-ENOMEM);
+	if (copy_from_user(buf, user, len)) {
+		kvfree(buf);
+		return ERR_PTR(-EFAULT);
+	}
+	buf[len] = '\0';
+	return buf;
+}
+
+static ssize_t djp_control_write(struct file *file, const char __user *user,
+				 size_t len, loff_t *pos)
+{
+	struct djp_refusal refusal = { .reason = DJP_TOO_LONG };
+	char *buf = djp_get_text(user, len);
+	ssize_t ret;
+
+	if (IS_ERR(buf)) {
+		ret = PTR_ERR(buf);
+		if (ret == -E2BIG && !djp_lock_freezable(&djp_control_mutex)) {
+			djp_complain("", "", &refusal);
+			mutex_unlock(&djp_control_mutex);
+		}
+		return ret;
+	}
+	ret = djp_control(buf);
+	kvfree(buf);
+	return ret ?: len;
+}
+
+static int djp_control_open(struct inode *inode, struct file *file)
+{
+	return djp_may_open(inode) ?: nonseekable_open(inode, file);
+}
+
+static const struct file_operations djp_control_fops = {
+	.owner = THIS_MODULE,
+	.open = djp_control_open,
+	.write = djp_control_write,
+};
+
+static int djp_last_error_show(struct seq_file *m, void *v)
+{
+	int ret = djp_lock_freezable(&djp_control_mutex);
+
+	if (ret)
+		return ret;
+	djp_control_show_error(m);
+	mutex_unlock(&djp_control_mutex);
+	return 0;
+}
+
+static const char *djp_state_name(const struct djprobe *p)
+{
+	if (p->flags & DJPROBE_FLAG_GONE)
+		return "gone";
+	if (p->flags & DJPROBE_FLAG_DISABLED)
+		return "disabled";
+	return p->site->state == DJP_JUMP ? "jump" : "bypass";
+}
+
+static void *djp_probes_start(struct seq_file *m, loff_t *pos)
+{
+	mutex_lock(&djp_mutex);
+	return seq_list_start(&djp_probes, *pos);
+}
+
+static void *djp_probes_next(struct seq_file *m, void *v, loff_t *pos)
+{
+	return seq_list_next(v, &djp_probes, pos);
+}
+
+static void djp_probes_stop(struct seq_file *m, void *v)
+{
+	mutex_unlock(&djp_mutex);
+}
+
+static int djp_probes_show(struct seq_file *m, void *v)
+{
+	const struct djprobe *p = list_entry(v, struct djprobe, node);
+	unsigned long addr = (unsigned long)p->addr;
+	char *symbol = m->private;
+
+	if (p->flags & DJPROBE_FLAG_GONE)
+		strscpy(symbol, "-", KSYM_SYMBOL_LEN);
+	else
+		djp_symbolize(addr, symbol, KSYM_SYMBOL_LEN);
+	if (p->name)
+		seq_puts(m, p->name);
+	else
+		seq_printf(m, "@%ps", p->handler ?: (void *)p);
+	seq_printf(m, " %s 0x%016lx %s jump %s %llu %lu\n", symbol, addr,
+		   djp_state_name(p), p->handler ? "handler" : "count",
+		   djp_counter_sum(p->counter), atomic_long_read(&p->missed));
+	return 0;
+}
+
+static const struct seq_operations djp_probes_sops = {
+	.start = djp_probes_start,
+	.next = djp_probes_next,
+	.stop = djp_probes_stop,
+	.show = djp_probes_show,
+};
+
+static int djp_probes_open(struct inode *inode, struct file *file)
+{
+	int ret = djp_may_open(inode);
+
+	if (ret)
+		return ret;
+	return __seq_open_private(file, &djp_probes_sops, KSYM_SYMBOL_LEN) ?
+		0 : -ENOMEM;
+}
+
+static const struct file_operations djp_probes_fops = {
+	.owner = THIS_MODULE,
+	.open = djp_probes_open,
+	.read = seq_read,
+	.llseek = seq_lseek,
+	.release = seq_release_private,
+};
+
+/* The last target that was asked about. djp_control_mutex guards it. */
+static char djp_explain_target[KSYM_NAME_LEN + 80];
+
+static void djp_show_address(struct seq_file *m, const char *key,
+			     unsigned long addr)
+{
+	char symbol[KSYM_NAME_LEN + 80];
+
+	if (!addr) {
+		seq_printf(m, "%s: -\n", key);
+		return;
+	}
+	djp_symbolize(addr, symbol, sizeof(symbol));
+	seq_printf(m, "%s: 0x%016lx %s\n", key, addr, symbol);
+}
+
+static void djp_explain_print(struct seq_file *m, unsigned long addr,
+			      unsigned long ftrace, const struct djp_dcr *dcr,
+			      const struct djp_refusal *refusal)
+{
+	bool ok = refusal->reason == DJP_OK;
+	char symbol[KSYM_NAME_LEN + 80];
+	unsigned int i;
+
+	djp_symbolize(addr, symbol, sizeof(symbol));
+	seq_printf(m, "target: %s\naddress: 0x%016lx\nsymbol: %s\n",
+		   djp_explain_target, addr, symbol);
+	seq_printf(m, "verdict: %s\nmethod: %s\nreason: %s\n",
+		   ok ? "jump" : "refused", ok ? "jump" : "-",
+		   djp_reason_code(refusal->reason));
+	seq_printf(m, "message: %s\nhint: %s\n",
+		   djp_reason_sentence(refusal->reason),
+		   djp_reason_hint(refusal->reason));
+	djp_show_address(m, "offending", refusal->offending);
+	seq_printf(m, "dcr: %*ph\nrelocations:", dcr->len ?: 1,
+		   dcr->len ? dcr->text : (const u8 *)"");
+	for (i = 0; i < dcr->nr_rip; i++)
+		seq_printf(m, " +%u:rip", dcr->rip[i].disp);
+	seq_puts(m, dcr->nr_rip ? "\n" : " none\n");
+	if (ftrace)
+		seq_printf(m, "ftrace: 0x%016lx\n", ftrace);
+	else
+		seq_puts(m, "ftrace: -\n");
+}
+
+static int djp_explain_show(struct seq_file *m, void *v)
+{
+	struct djp_refusal refusal = { };
+	unsigned long addr, ftrace;
+	char target[sizeof(djp_explain_target)];
+	struct djp_dcr dcr;
+	int ret = djp_lock_freezable(&djp_control_mutex);
+
+	if (ret)
+		return ret;
+	if (!*djp_explain_target)
+		goto out;
+	strscpy(target, djp_explain_target, sizeof(target));
+	ret = djp_parse_target(target, &addr, &refusal);
+	if (ret)
+		goto out;
+	mutex_lock(&djp_mutex);
+	djp_explain(&addr, &ftrace, &dcr, &refusal);
+	mutex_unlock(&djp_mutex);
+	djp_explain_print(m, addr, ftrace, &dcr, &refusal);
+out:
+	mutex_unlock(&djp_control_mutex);
+	return ret;
+}
+
+static ssize_t djp_explain_write(struct file *file, const char __user *user,
+				 size_t len, loff_t *pos)
+{
+	struct djp_refusal refusal = { };
+	char target[sizeof(djp_explain_target)];
+	unsigned long addr;
+	char *buf, *word;
+	int ret;
+
+	buf = djp_get_text(user, min_t(size_t, len, sizeof(target)));
+	if (IS_ERR(buf))
+		return PTR_ERR(buf);
+	word = strim(buf);
+	ret = djp_lock_freezable(&djp_control_mutex);
+	if (ret)
+		goto out;
+	if (!*word || strlen(word) >= sizeof(target)) {
+		ret = djp_refuse(&refusal, DJP_SYNTAX, 0);
+	} else {
+		strscpy(target, word, sizeof(target));
+		ret = djp_parse_target(target, &addr, &refusal);
+	}
+	djp_complain(word, word, &refusal);
+	if (!ret)
+		strscpy(djp_explain_target, word, sizeof(djp_explain_target));
+	mutex_unlock(&djp_control_mutex);
+out:
+	kvfree(buf);
+	return ret ?: len;
+}
+
+static int djp_strategy_show(struct seq_file *m, void *v)
+{
+	const struct djp_strategy *strategy;
+	const char *sep = "";
+	unsigned int i;
+	int ret = djp_lock_freezable(&djp_commit_mutex);
+
+	if (ret)
+		return ret;
+	for (i = 0; (strategy = djp_strategy_nth(i)); i++) {
+		bool current_one = strategy == djp_strategy_current();
+
+		if (!strategy->offered())
+			continue;
+		seq_printf(m, current_one ? "%s[%s]" : "%s%s", sep,
+			   strategy->name);
+		sep = " ";
+	}
+	seq_putc(m, '\n');
+	mutex_unlock(&djp_commit_mutex);
+	return 0;
+}
+
+static ssize_t djp_strategy_write(struct file *file, const char __user *user,
+				  size_t len, loff_t *pos)
+{
+	char *buf = djp_get_text(user, min_t(size_t, len, 64));
+	int ret;
+
+	if (IS_ERR(buf))
+		return PTR_ERR(buf);
+	ret = djp_lock_freezable(&djp_commit_mutex);
+	if (!ret) {
+		ret = djp_strategy_choose(strim(buf));
+		mutex_unlock(&djp_commit_mutex);
+	}
+	kvfree(buf);
+	return ret ?: len;
+}
+
+static int djp_stats_show(struct seq_file *m, void *v)
+{
+	const struct djp_stats *s = &djp_stats;
+	struct djp_site *site;
+	unsigned long bypass = 0;
+
+	mutex_lock(&djp_mutex);
+	list_for_each_entry(site, &djp_sites, node)
+		bypass += site->state == DJP_BYPASS;
+	seq_printf(m, "probes %lu\nsites %lu\n", s->probes, s->sites);
+	seq_printf(m, "sites_jump %lu\nsites_bypass %lu\n", s->sites_jump,
+		   bypass);
+	seq_printf(m, "commits %lu\ncommits_partial %lu\n", s->commits,
+		   s->commits_partial);
+	seq_printf(m, "patched %lu\ndeferred %lu\nretries %lu\n", s->patched,
+		   s->deferred, s->retries);
+	seq_printf(m, "last_stop_ns %llu\nmax_stop_ns %llu\n", s->last_stop_ns,
+		   s->max_stop_ns);
+	seq_printf(m, "last_quiescence_ns %llu\n", s->last_quiescence_ns);
+	seq_printf(m, "last_tasks %lu\nlast_words %lu\n", s->last_tasks,
+		   s->last_words);
+	seq_printf(m, "detour_bytes_live %lu\ndetour_bytes_retired %lu\n",
+		   s->detour_bytes_live, s->detour_bytes_retired);
+	seq_printf(m, "detours_reclaimed %lu\nrecursion_missed %lu\n",
+		   s->detours_reclaimed,
+		   atomic_long_read(&djp_recursion_missed));
+	mutex_unlock(&djp_mutex);
+	return 0;
+}
+
+static int djp_features_show(struct seq_file *m, void *v)
+{
+	const struct djp_strategy *strategy;
+	unsigned int i;
+
+	mutex_lock(&djp_mutex);
+	for (i = 0; (strategy = djp_strategy_nth(i)); i++)
+		seq_printf(m, "strategy_%s %s\n", strategy->name,
+			   strategy->offered() ? "yes" : "no");
+	djp_textmap_show(m);
+	djp_int3_path_show(m);
+	djp_compat_show(m);
+	mutex_unlock(&djp_mutex);
+	return 0;
+}
+
+#define DJP_FILE(name, show, write_op) \
+static int name##_open(struct inode *inode, struct file *file) \
+{ \
+	return djp_may_open(inode) ?: single_open(file, show, NULL); \
+} \
+static const struct file_operations name##_fops = { \
+	.owner = THIS_MODULE, \
+	.open = name##_open, \
+	.read = seq_read, \
+	.write = write_op, \
+	.llseek = seq_lseek, \
+	.release = single_release, \
+}
+
+DJP_FILE(djp_last_error, djp_last_error_show, NULL);
+DJP_FILE(djp_explain_file, djp_explain_show, djp_explain_write);
+DJP_FILE(djp_strategy, djp_strategy_show, djp_strategy_write);
+DJP_FILE(djp_stats, djp_stats_show, NULL);
+DJP_FILE(djp_features, djp_features_show, NULL);
+
+static const struct {
+	const char *name;
+	umode_t mode;
+	const struct file_operations *fops;
+} djp_files[] = {
+	{ "control", 0200, &djp_control_fops },
+	{ "last_error", 0400, &djp_last_error_fops },
+	{ "probes", 0400, &djp_probes_fops },
+	{ "explain", 0600, &djp_explain_file_fops },
+	{ "strategy", 0600, &djp_strategy_fops },
+	{ "stats", 0400, &djp_stats_fops },
+	{ "features", 0400, &djp_features_fops },
+};
+
+/**
+ * djp_debugfs_init() - make the files
+ *
+ * Context: module load, as its last step.
+ * Return: 0 or a negative errno.
+ */
+int djp_debugfs_init(void)
+{
+	unsigned int i;
+
+	djp_dir = debugfs_create_dir("djprobes", NULL);
+	if (IS_ERR(djp_dir)) {
+		pr_err("can't make the debugfs folder djprobes (%ld)\n",
+		       PTR_ERR(djp_dir));
+		return PTR_ERR(djp_dir);
+	}
+	for (i = 0; i < ARRAY_SIZE(djp_files); i++)
+		debugfs_create_file(djp_files[i].name, djp_files[i].mode,
+				    djp_dir, NULL, djp_files[i].fops);
+	return 0;
+}
+
+/**
+ * djp_debugfs_exit() - remove the files; waits for readers and writers
+ */
+void djp_debugfs_exit(void)
+{
+	debugfs_remove_recursive(djp_dir);
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef _DJP_DEBUGFS_H
+#define _DJP_DEBUGFS_H
+
+#include <linux/types.h>
+
+#include "core/reasons.h"
+
+struct djp_refusal;
+struct seq_file;
+
+/* The largest batch that one write may hold. */
+#define DJP_WRITE_MAX	(16u << 20)
+
+int djp_debugfs_init(void);
+void djp_debugfs_exit(void);
+
+/**
+ * struct djp_complaint - what was wrong with a write
+ * @line: which line, from 1 on; 0 if nothing was wrong
+ * @column: where the token starts in it, from 1 on
+ * @text: the line
+ * @token: the token
+ * @reason: why
+ * @offending: the address that stood in the way, or 0
+ */
+struct djp_complaint {
+	unsigned int	line;
+	unsigned int	column;
+	char		text[256];
+	char		token[128];
+	enum djp_reason	reason;
+	unsigned long	offending;
+};
+
+/* debugfs/control.c */
+ssize_t djp_control(char *buf);
+void djp_control_show_error(struct seq_file *m);
+void djp_complain(const char *text, const char *token,
+		  const struct djp_refusal *refusal);
+int djp_parse_target(char *target, unsigned long *addr,
+		     struct djp_refusal *refusal);
+extern struct mutex djp_control_mutex;
+
+#endif /* _DJP_DEBUGFS_H */

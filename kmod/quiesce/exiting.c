@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Tasks that have left the list of processes and still run.
+ *
+ * A task that reaps itself, or whose parent is quick, is off the list after
+ * exit_notify() and then runs the rest of do_exit(), preemptible
+ * (kernel/exit.c). No walk over the tasks sees it there. So those that begin to
+ * exit are remembered, in a ring; whoever is still alive when its place is taken
+ * makes the next commit wait for synchronize_rcu_tasks(), which knows about
+ * exiting tasks.
+ */
+#include <linux/atomic.h>
+#include <linux/rcupdate.h>
+#include <linux/sched.h>
+#include <linux/sched/task.h>
+#include <linux/string.h>
+#include <linux/tracepoint.h>
+
+#include "core/internal.h"
+#include "quiesce/quiesce.h"
+
+/* Each holds a task_struct, some KiB, until it is overwritten or swept. */
+#define DJP_EXITING 128
+
+static struct task_struct *djp_exiting[DJP_EXITING];
+static atomic_t djp_exiting_next = ATOMIC_INIT(0);
+/* Somebody is not in the ring. True at first: who began before us is not. */
+static bool djp_exiting_lost = true;
+static struct tracepoint *djp_exit_tracepoint;
+
+/* It has made its last schedule(): see do_task_dead(), kernel/sched/core.c. */
+static bool djp_is_dead(const struct task_struct *task)
+{
+	return READ_ONCE(task->__state) == TASK_DEAD &&
+	       !smp_load_acquire(&task->on_cpu);
+}
+
+/* Context: the exiting task, preemption off. */
+static void djp_on_exit(void *data, struct task_struct *task)
+{
+	unsigned int i = atomic_inc_return(&djp_exiting_next);
+	struct task_struct *old;
+
+	get_task_struct(task);
+	old = xchg(&djp_exiting[i % DJP_EXITING], task);
+	if (!old)
+		return;
+	if (!djp_is_dead(old))
+		WRITE_ONCE(djp_exiting_lost, true);
+	put_task_struct(old);
+}
+
+static void djp_find_exit(struct tracepoint *tp, void *data)
+{
+	if (!strcmp(tp->name, "sched_process_exit"))
+		djp_exit_tracepoint = tp;
+}
+
+/**
+ * djp_exiting_init() - start to remember exiting tasks
+ *
+ * Context: module load.
+ * Return: 0 or a negative errno.
+ */
+int djp_exiting_init(void)
+{
+	for_each_kernel_tracepoint(djp_find_exit, NULL);
+	if (!djp_exit_tracepoint) {
+		pr_err("this kernel has no tracepoint sched_process_exit, which djprobes needs\n");
+		return -ENOENT;
+	}
+	return tracepoint_probe_register(djp_exit_tracepoint, djp_on_exit, NULL);
+}
+
+/**
+ * djp_exiting_exit() - stop, and forget them
+ *
+ * Context: module unload.
+ */
+void djp_exiting_exit(void)
+{
+	unsigned int i;
+
+	tracepoint_probe_unregister(djp_exit_tracepoint, djp_on_exit, NULL);
+	tracepoint_synchronize_unregister();
+	for (i = 0; i < DJP_EXITING; i++) {
+		if (djp_exiting[i])
+			put_task_struct(djp_exiting[i]);
+	}
+}
+
+/**
+ * djp_exiting_settle() - make sure that every exiting task is in the ring
+ *
+ * After it, a task that is neither on the list of processes nor in the ring has
+ * passed its last schedule(), or began to exit after this was called.
+ *
+ * Context: task, may sleep; for some 100 ms, and rarely for seconds, if the
+ * ring has run over.
+ * Return: 0, or -EAGAIN if it runs over again and again.
+ */
+int djp_exiting_settle(void)
+{
+	struct task_struct *task;
+	unsigned int i, tries;
+
+	for (i = 0; i < DJP_EXITING; i++) {
+		task = READ_ONCE(djp_exiting[i]);
+		if (task && djp_is_dead(task) &&
+		    cmpxchg(&djp_exiting[i], task, NULL) == task)
+			put_task_struct(task);
+	}
+	for (tries = 0; tries < 3; tries++) {
+		if (!xchg(&djp_exiting_lost, false))
+			return 0;
+		synchronize_rcu_tasks();
+	}
+	return READ_ONCE(djp_exiting_lost) ? -EAGAIN : 0;
+}
+
+/**
+ * djp_exiting_complete() - has the ring kept everybody since it was settled?
+ */
+bool djp_exiting_complete(void)
+{
+	return !READ_ONCE(djp_exiting_lost);
+}
+
+/**
+ * djp_exiting_each() - call a function for each remembered task that lives
+ * @fn: the function
+ * @data: its argument
+ *
+ * Context: the machine is stopped.
+ */
+void djp_exiting_each(void (*fn)(struct task_struct *task, void *data),
+		      void *data)
+{
+	unsigned int i;
+
+	for (i = 0; i < DJP_EXITING; i++) {
+		struct task_struct *task = READ_ONCE(djp_exiting[i]);
+
+		if (task && !djp_is_dead(task))
+			fn(task, data);
+	}
+}
