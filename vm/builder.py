@@ -32,13 +32,16 @@ _NOT_SOURCE = shutil.ignore_patterns(
 
 
 def _sandbox(rootfs: Path, build: Path, binds: Mapping[str, Path]) -> list[str]:
-    """The bubblewrap prefix: `build` is /build, `binds` are read-only places in the root."""
+    """The bubblewrap prefix: `build` is /build, `binds` are read-only places in the root.
+
+    No /proc: a compiler needs none, and many containers forbid to mount one.
+    """
     argv = [
         "bwrap", "--unshare-all", "--die-with-parent", "--new-session",
         "--uid", "1000", "--gid", "1000", "--cap-drop", "ALL",
         "--clearenv", "--setenv", "PATH", "/usr/sbin:/usr/bin:/sbin:/bin",
         "--setenv", "LC_ALL", "C.UTF-8", "--setenv", "HOME", "/build",
-        "--ro-bind", str(rootfs), "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp",
+        "--ro-bind", str(rootfs), "/", "--dev", "/dev", "--tmpfs", "/tmp",
     ]  # fmt: skip
     for place, source in binds.items():
         argv += ["--ro-bind", str(source), place]

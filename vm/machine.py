@@ -312,10 +312,11 @@ def _restore(
     try:
         emulator.load(saved.file("state"))
         now = time.time_ns()
-        answer = emulator.ask(f"clock {now // 10**9} {now % 10**9}", timeout=min(timeout, 15))
-        if answer != "djp: ok clock":
+        request = f"restored {now // 10**9} {now % 10**9} {secrets.token_hex(32)}"
+        answer = emulator.ask(request, timeout=min(timeout, 15))
+        if answer != "djp: ok restored":
             raise BootError(
-                f"restoring {made.images.spec.name}", "the guest can't set its clock", value=answer
+                f"restoring {made.images.spec.name}", "the guest can't take it in", value=answer
             )
     except BaseException:
         emulator.close()

@@ -101,6 +101,14 @@ def test_a_restored_guest_knows_the_time(guest: Machine) -> None:
     assert abs(float(shell(guest, "date +%s.%N")) - time.time()) < 5
 
 
+def test_guests_of_one_snapshot_draw_different_random_numbers(made: Plan) -> None:
+    drawn = []
+    for _ in range(2):
+        with Machine.boot(NAME) as machine:
+            drawn.append(shell(machine, "cat /proc/sys/kernel/random/uuid"))
+    assert drawn[0] != drawn[1]
+
+
 def test_a_restore_is_quick(made: Plan) -> None:
     with Machine.boot(NAME):
         pass  # the snapshot is there now

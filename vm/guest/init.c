@@ -18,7 +18,10 @@
  * it.  Requests are lines; each gets one line that starts with "djp: ":
  *
  *	status			djp: ready release=... uptime_ms=...
- *	clock SECONDS NANOS	djp: ok clock	(set after a snapshot is restored)
+ *	restored SECONDS NANOS SEED
+ *				djp: ok restored	(the time, and random digits: a
+ *				restored guest is a copy of others, and stock kernels
+ *				have no driver for the device that would tell it so)
  *	poweroff		djp: ok poweroff
  */
 #define _GNU_SOURCE
@@ -27,6 +30,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if.h>
+#include <linux/random.h>
 #include <linux/route.h>
 #include <poll.h>
 #include <signal.h>
@@ -559,17 +563,29 @@ static void ready(void)
 
 /* --- staying up ----------------------------------------------------------- */
 
+/* Mix `seed` into the random pool and have the kernel draw from it at once. */
+static int reseed(const char *seed)
+{
+	int fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
+	int bad = fd < 0 || write(fd, seed, strlen(seed)) < 0 || ioctl(fd, RNDRESEEDCRNG);
+
+	if (fd >= 0)
+		close(fd);
+	return bad;
+}
+
 static void obey(const char *line)
 {
 	struct timespec t;
+	char seed[65];
 
 	if (!strcmp(line, "status")) {
 		ready();
-	} else if (sscanf(line, "clock %ld %ld", &t.tv_sec, &t.tv_nsec) == 2) {
-		if (clock_settime(CLOCK_REALTIME, &t))
-			say("djp: error clock: %s", strerror(errno));
+	} else if (sscanf(line, "restored %ld %ld %64s", &t.tv_sec, &t.tv_nsec, seed) == 3) {
+		if (clock_settime(CLOCK_REALTIME, &t) || reseed(seed))
+			say("djp: error restored: %s", strerror(errno));
 		else
-			say("djp: ok clock");
+			say("djp: ok restored");
 	} else if (!strcmp(line, "poweroff")) {
 		say("djp: ok poweroff");
 		power_off();
@@ -580,7 +596,7 @@ static void obey(const char *line)
 
 static void read_control(void)
 {
-	static char line[128];
+	static char line[256];
 	static size_t used;
 	char bytes[64];
 	ssize_t n = read(control, bytes, sizeof(bytes));
