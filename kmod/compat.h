@@ -13,6 +13,7 @@
 #include <linux/kprobes.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/stacktrace.h>
 #include <linux/stop_machine.h>
 #include <linux/types.h>
 #include <asm/insn.h>
@@ -56,6 +57,7 @@ REQ(int, set_memory_rw, (unsigned long addr, int numpages)) \
 REQ(int, set_memory_x, (unsigned long addr, int numpages)) \
 REQ(int, set_memory_nx, (unsigned long addr, int numpages)) \
 REQ(struct task_struct *, idle_task, (int cpu)) \
+REQ(int, arch_stack_walk_reliable, (stack_trace_consume_fn fn, void *cookie, struct task_struct *task)) \
 REQ(int, stop_machine_cpuslocked, (cpu_stop_fn_t fn, void *data, const struct cpumask *cpus)) \
 OPT(int, freeze_processes, (void)) \
 OPT(void, thaw_processes, (void))

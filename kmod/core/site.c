@@ -87,6 +87,8 @@ void djp_original_text(unsigned long addr, u8 *buf, unsigned int len)
 	struct djp_site *site;
 	unsigned long a;
 
+	if (list_empty(&djp_sites))	/* the kernel's map is being made */
+		return;
 	/* Bytes behind the jump are never written. */
 	for (a = addr - DJP_JMP32_LEN + 1; a < addr + len; a++) {
 		unsigned int i;

@@ -196,8 +196,10 @@ static void djp_explain_print(struct seq_file *m, unsigned long addr,
 		   djp_reason_sentence(refusal->reason),
 		   djp_reason_hint(refusal->reason));
 	djp_show_address(m, "offending", refusal->offending);
-	seq_printf(m, "dcr: %*ph\nrelocations:", dcr->len ?: 1,
-		   dcr->len ? dcr->text : (const u8 *)"");
+	if (dcr->len)
+		seq_printf(m, "dcr: %*ph\nrelocations:", dcr->len, dcr->text);
+	else
+		seq_puts(m, "dcr: -\nrelocations:");
 	for (i = 0; i < dcr->nr_rip; i++)
 		seq_printf(m, " +%u:rip", dcr->rip[i].disp);
 	seq_puts(m, dcr->nr_rip ? "\n" : " none\n");

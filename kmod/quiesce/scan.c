@@ -10,10 +10,15 @@
  * done. NMIs may run meanwhile, but one that began after the int3s were seen by
  * all CPUs can't have passed them.
  *
- * Any word that could be an address in a danger counts as one. So nothing is
- * missed; a stale word or a chance value only delays. An unwinder would not do:
- * ORC does not know detours, and sees nothing below a task that was preempted in
- * one.
+ * Any word that could be an address in a danger counts as one, so nothing is
+ * missed. But a word may be stale: each int3 leaves addresses behind on the stack
+ * of whoever met it, and a task that sleeps keeps them for as long as it sleeps.
+ * So where words were found, the unwinder is asked, with the standards of
+ * livepatch: if it can tell the whole stack for sure, and there is no such
+ * address in it, the words are stale. The unwinder alone would not do: ORC does
+ * not know detours. It says so for a task that was preempted in one, or is in a
+ * handler (an exception frame of kernel mode is on the stack), and then the words
+ * count.
  */
 #include <linux/cpumask.h>
 #include <linux/kernel.h>
@@ -42,11 +47,14 @@ struct djp_scan {
 	atomic_t		found;
 };
 
-static struct djp_danger *djp_danger_at(const struct djp_proof *proof,
+static struct djp_danger *djp_danger_at(const struct djp_scan *scan,
 					unsigned long addr)
 {
+	const struct djp_proof *proof = scan->proof;
 	unsigned int lo = 0, hi = proof->nr;
 
+	if (addr < scan->low || addr >= scan->high)
+		return NULL;
 	while (lo < hi) {
 		unsigned int mid = lo + (hi - lo) / 2;
 		struct djp_danger *danger = &proof->dangers[mid];
@@ -61,23 +69,52 @@ static struct djp_danger *djp_danger_at(const struct djp_proof *proof,
 	return NULL;
 }
 
+/**
+ * struct djp_walk - what the unwinder finds of one task
+ * @scan: what for
+ * @hit: a return address in a danger
+ */
+struct djp_walk {
+	struct djp_scan	*scan;
+	bool		hit;
+};
+
+static bool djp_walk_frame(void *cookie, unsigned long addr)
+{
+	struct djp_walk *walk = cookie;
+
+	if (djp_danger_at(walk->scan, addr))
+		walk->hit = true;
+	return true;
+}
+
+/* Are the words that were found on a task's stack nothing but left-overs? */
+static bool djp_words_are_stale(struct djp_scan *scan, struct task_struct *task)
+{
+	struct djp_walk walk = { .scan = scan };
+
+	return !djp_k.arch_stack_walk_reliable(djp_walk_frame, &walk, task) &&
+	       !walk.hit;
+}
+
 /* Stacks are poisoned for KASAN where no object lives; we read all of it. */
 static __no_sanitize_address unsigned long
 djp_scan_words(struct djp_scan *scan, struct task_struct *task,
-	       unsigned long sp)
+	       unsigned long sp, bool mark)
 {
 	unsigned long top = (unsigned long)task_stack_page(task) + THREAD_SIZE;
 	const unsigned long *word = (const unsigned long *)ALIGN(sp, 8);
 	struct djp_danger *danger;
-	unsigned long n = 0;
+	unsigned long found = 0;
 
-	for (; (unsigned long)word < top; word++, n++) {
+	for (; (unsigned long)word < top; word++) {
 		unsigned long value = *(const volatile unsigned long *)word;
 
-		if (value < scan->low || value >= scan->high)
-			continue;
-		danger = djp_danger_at(scan->proof, value);
+		danger = djp_danger_at(scan, value);
 		if (!danger)
+			continue;
+		found++;
+		if (!mark)
 			continue;
 		WRITE_ONCE(danger->busy, true);
 		if (!atomic_xchg(&scan->found, 1)) {
@@ -88,7 +125,15 @@ djp_scan_words(struct djp_scan *scan, struct task_struct *task,
 			memcpy(blocker->comm, task->comm, TASK_COMM_LEN);
 		}
 	}
-	return n;
+	return found;
+}
+
+static void djp_scan_stack(struct djp_scan *scan, struct task_struct *task,
+			   unsigned long sp)
+{
+	if (djp_scan_words(scan, task, sp, false) &&
+	    !djp_words_are_stale(scan, task))
+		djp_scan_words(scan, task, sp, true);
 }
 
 static void djp_scan_task(struct task_struct *task, void *data)
@@ -110,8 +155,9 @@ static void djp_scan_task(struct task_struct *task, void *data)
 	/* Never seen; if it is, look at all of the stack. */
 	if (sp < page || sp >= page + THREAD_SIZE)
 		sp = page;
+	djp_scan_stack(scan, task, sp);
 	scan->proof->tasks++;
-	scan->proof->words += djp_scan_words(scan, task, sp);
+	scan->proof->words += (page + THREAD_SIZE - sp) / sizeof(long);
 }
 
 static void djp_scan_all(struct djp_scan *scan)
@@ -137,7 +183,7 @@ static int djp_scan_stopped(void *data)
 {
 	struct djp_scan *scan = data;
 
-	djp_scan_words(scan, current, (unsigned long)__builtin_frame_address(0));
+	djp_scan_stack(scan, current, (unsigned long)__builtin_frame_address(0));
 	if (smp_processor_id() == scan->leader)
 		djp_scan_all(scan);
 	return 0;

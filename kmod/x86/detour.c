@@ -4,7 +4,7 @@
  *
  *	[pointer to the detour]		if there are handlers
  *	pushfq
- *	call djp_handler_entry		if there are handlers
+ *	cld; call djp_handler_entry	if there are handlers
  *	incq %gs:COUNTER		for each probe that only counts
  *	popfq
  *	the displaced instructions
@@ -27,6 +27,7 @@
 #define DJP_PUSHFQ	0x9c
 #define DJP_POPFQ	0x9d
 #define DJP_CALL	0xe8
+#define DJP_CLD		0xfc
 
 /* The longest increment, see djp_emit_count(). */
 #define DJP_COUNT_MAX	16
@@ -129,9 +130,12 @@ static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
 		djp_emit(code, &detour, sizeof(detour));
 	detour->text = code->base + code->len;
 	djp_emit1(code, DJP_PUSHFQ);
-	if (handlers)
+	if (handlers) {
+		/* C code wants the direction flag clear; memmove() sets it. */
+		djp_emit1(code, DJP_CLD);
 		ok &= djp_emit_rel32(code, DJP_CALL,
 				     (unsigned long)djp_handler_entry);
+	}
 	for (i = 0; i < detour->nr_actions; i++) {
 		if (!detour->actions[i].handler_of)
 			djp_emit_count(code, detour->actions[i].counter);
@@ -248,7 +252,7 @@ struct djp_detour *djp_detour_build(const struct djp_site *site,
 	if (!detour)
 		return NULL;
 
-	detour->alloc_len = sizeof(detour) + 1 + DJP_JMP32_LEN +
+	detour->alloc_len = sizeof(detour) + 2 + DJP_JMP32_LEN +
 		nr * DJP_COUNT_MAX + 1 + DJP_DCR_MAX + DJP_JMP32_LEN;
 	detour->alloc = djp_slot_alloc(detour->alloc_len);
 	code.buf = kmalloc(detour->alloc_len, GFP_KERNEL);

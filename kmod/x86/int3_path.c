@@ -61,11 +61,13 @@ static const char * const djp_path_not[] = {
 };
 
 /*
- * Entered, but they return at once on this path: rcu_read_unlock_special()
- * because in_nmi() (kernel/rcu/tree_plugin.h).
+ * Called for other contexts, or left at once in this one, because in_nmi():
+ * kernel/rcu/tree_plugin.h, ct_nmi_enter() in kernel/context_tracking.c. What
+ * they call would lead through half of the kernel.
  */
 static const char * const djp_path_leaves[] = {
 	"rcu_read_unlock_special",
+	"__rcu_irq_enter_check_tick",
 };
 
 static bool djp_is_one_of(unsigned long addr, const char * const *names, int nr)

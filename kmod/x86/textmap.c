@@ -104,6 +104,16 @@ int djp_decode(struct insn *insn, unsigned long addr, unsigned long end)
 	return insn->length;
 }
 
+static bool djp_kprobe_at(unsigned long addr)
+{
+	bool found;
+
+	preempt_disable();
+	found = djp_k.get_kprobe((void *)addr);
+	preempt_enable();
+	return found;
+}
+
 static bool djp_is_thunk(unsigned long addr)
 {
 	unsigned long array = (unsigned long)djp_k.__x86_indirect_thunk_array;
@@ -178,6 +188,13 @@ static void djp_map_symbol(struct djp_textmap *map, unsigned long start,
 
 	djp_mark(map, start);
 	while (addr < end) {
+		/* A third of the text is padding, not worth decoding. */
+		if (*(u8 *)addr == DJP_INT3 && !djp_kprobe_at(addr) &&
+		    !djp_site_find(addr)) {
+			__set_bit(addr - map->start, map->insns);
+			addr++;
+			continue;
+		}
 		len = djp_decode(&insn, addr, end);
 		if (len < 0) {
 			/*
