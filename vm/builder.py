@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vm.cache import Artefact, Cache, Progress, file_digest, silent, tree_digest
+from vm.cache import Artefact, Cache, Progress, silent, tree_digest
 from vm.errors import BuildError, InfrastructureError
 from vm.matrix import BuilderSpec, KernelSpec, Matrix
 from vm.process import run, tail
@@ -22,7 +22,7 @@ from vm.settings import Settings
 
 _INIT_RECIPE = 1
 _MODULES_RECIPE = 1
-_INIT_SOURCE = Path(__file__).with_name("guest") / "init.c"
+_INIT_SOURCES = Path(__file__).with_name("guest")
 
 # What kbuild leaves behind in a tree that was built by hand, and what is no source.
 _NOT_SOURCE = shutil.ignore_patterns(
@@ -95,16 +95,18 @@ def _compile(
 
 def guest_init(spec: BuilderSpec, cache: Cache, settings: Settings, progress: Progress) -> Artefact:
     """The static PID 1 of all guests, as `init`."""
+    sources = sorted(_INIT_SOURCES.glob("*.[ch]"))
     root = builder_root(spec, cache, settings, progress)
 
     def make(folder: Path) -> Mapping[str, Any]:
-        shutil.copyfile(_INIT_SOURCE, folder / "init.c")
+        for path in sources:
+            shutil.copyfile(path, folder / path.name)
         words = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s"]
         _compile(
             root.file("rootfs"),
             folder,
             {},
-            [spec.cc, *words, "-o", "init", "init.c"],
+            [spec.cc, *words, "-o", "init", "init.c", "check.c"],
             doing="compiling the guests' init",
             settings=settings,
         )
@@ -112,7 +114,7 @@ def guest_init(spec: BuilderSpec, cache: Cache, settings: Settings, progress: Pr
 
     inputs = {
         "recipe": _INIT_RECIPE,
-        "source": file_digest(_INIT_SOURCE),
+        "source": tree_digest(_INIT_SOURCES, sources),
         "builder": root.key,
         "cc": spec.cc,
     }

@@ -14,7 +14,7 @@ from vm.process import host_env, run
 from vm.settings import Settings
 
 # -cpu for each accelerator.  cx16=off: Debian's kernels then avoid cmpxchg16b,
-# which QEMU before 8 gets wrong (guest/init.c), at no cost to anything else.
+# which QEMU before 8 gets wrong (guest/check.c), at no cost to anything else.
 CPU_OF = {"kvm": "host", "tcg": "max,cx16=off"}
 CHECK_CPU_OF = {"kvm": "host", "tcg": "max"}
 _ACCEL_OF = {"kvm": "kvm", "tcg": "tcg,thread=multi"}

@@ -271,49 +271,63 @@ def test_a_guest_dies_with_its_owner(made: Plan, settings: Settings, how: signal
 
 
 def test_a_kept_guest_lives_until_down(made: Plan, settings: Settings) -> None:
-    state, reused = keeper.up(NAME, settings, instance="test-kept")
+    state, reused = keeper.up(NAME, settings, instance=f"test-kept-{os.getpid()}")
     try:
         assert not reused
         assert state.pid is not None
-        assert keeper.up(NAME, settings, instance="test-kept") == (state, True)
-        assert keeper.lookup("test-kept", settings).ssh == state.ssh
+        assert keeper.up(NAME, settings, instance=f"test-kept-{os.getpid()}") == (state, True)
+        assert keeper.lookup(f"test-kept-{os.getpid()}", settings).ssh == state.ssh
     finally:
-        keeper.down("test-kept", settings)
+        keeper.down(f"test-kept-{os.getpid()}", settings)
     assert gone(state.pid, 15 * settings.scale)
-    assert "test-kept" not in [guest.instance for guest in guests(settings.cache)]
+    assert f"test-kept-{os.getpid()}" not in [guest.instance for guest in guests(settings.cache)]
 
 
 def test_a_kept_guest_ends_when_nobody_uses_it(made: Plan, settings: Settings) -> None:
-    state, _reused = keeper.up(NAME, settings, instance="test-idle", idle_limit=1.0)
+    instance = f"test-idle-{os.getpid()}"
+    state, _reused = keeper.up(NAME, settings, instance=instance, idle_limit=1.0)
     assert state.pid is not None
-    assert gone(state.owner_pid, 30 * settings.scale)
-    assert gone(state.pid, 1)
+    try:
+        assert gone(state.owner_pid, 30 * settings.scale)
+        assert gone(state.pid, 1)
+    finally:
+        if run_folder(settings.cache, instance).path.exists():
+            keeper.down(instance, settings)
 
 
 def test_a_kept_guest_that_crashed_is_listed_and_can_be_started_again(
     made: Plan, settings: Settings
 ) -> None:
-    state, _reused = keeper.up(NAME, settings, instance="test-crash")
+    state, _reused = keeper.up(NAME, settings, instance=f"test-crash-{os.getpid()}")
     try:
         assert state.ssh is not None
         with connect(state.ssh) as client:
             client.exec_command("echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger")
             assert gone(state.owner_pid, 30 * settings.scale)
-        dead = run_folder(settings.cache, "test-crash").look()
+        dead = run_folder(settings.cache, f"test-crash-{os.getpid()}").look()
         assert dead is not None
         assert dead.phase == "crashed"
         assert "Kernel panic" in (dead.reason or "")
-        again, reused = keeper.up(NAME, settings, instance="test-crash")
+        again, reused = keeper.up(NAME, settings, instance=f"test-crash-{os.getpid()}")
         assert not reused
         assert again.pid != state.pid
     finally:
-        keeper.down("test-crash", settings)
+        keeper.down(f"test-crash-{os.getpid()}", settings)
 
 
 def test_an_error_in_the_keeper_is_the_callers_error(settings: Settings) -> None:
     broken = {**os.environ, "DJP_QEMU": "/bin/true"}
     done = subprocess.run(
-        [sys.executable, "-m", "pyctl.cli.vm", "up", NAME, "--as", "test-broken", "--json"],
+        [
+            sys.executable,
+            "-m",
+            "pyctl.cli.vm",
+            "up",
+            NAME,
+            "--as",
+            f"test-broken-{os.getpid()}",
+            "--json",
+        ],
         env=broken,
         capture_output=True,
         text=True,
@@ -325,7 +339,7 @@ def test_an_error_in_the_keeper_is_the_callers_error(settings: Settings) -> None
         assert json.loads(done.stdout)["error"]["kind"] == "infrastructure"
         assert "which QEMU" in done.stderr
     finally:
-        keeper.down("test-broken", settings)
+        keeper.down(f"test-broken-{os.getpid()}", settings)
 
 
 # --- the emulator ----------------------------------------------------------------
