@@ -5,7 +5,7 @@
 #include <linux/seq_file.h>
 #include <linux/vmalloc.h>
 
-#if __has_include(<linux/execmem.h>)	/* 12af2b83d0b1, v6.10 */
+#ifdef CONFIG_EXECMEM	/* 12af2b83d0b1, v6.10 */
 #include <linux/execmem.h>
 #define DJP_EXECMEM_TYPE EXECMEM_MODULE_TEXT
 #else

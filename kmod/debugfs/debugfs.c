@@ -117,6 +117,19 @@ static void djp_probes_stop(struct seq_file *m, void *v)
 	mutex_unlock(&djp_mutex);
 }
 
+/* Another module's probe has no name: "@[MOD:]HANDLER", or "@" alone. */
+static void djp_probes_show_owner(struct seq_file *m, const struct djprobe *p)
+{
+	char handler[KSYM_NAME_LEN + 80];
+
+	*handler = '\0';
+	if (p->handler)
+		djp_symbolize((unsigned long)p->handler, handler,
+			      sizeof(handler));
+	handler[strcspn(handler, "+")] = '\0';
+	seq_printf(m, "@%s", handler);
+}
+
 static int djp_probes_show(struct seq_file *m, void *v)
 {
 	const struct djprobe *p = list_entry(v, struct djprobe, node);
@@ -130,7 +143,7 @@ static int djp_probes_show(struct seq_file *m, void *v)
 	if (p->name)
 		seq_puts(m, p->name);
 	else
-		seq_printf(m, "@%ps", p->handler ?: (void *)p);
+		djp_probes_show_owner(m, p);
 	seq_printf(m, " %s 0x%016lx %s jump %s %llu %lu\n", symbol, addr,
 		   djp_state_name(p), p->handler ? "handler" : "count",
 		   djp_counter_sum(p->counter), atomic_long_read(&p->missed));

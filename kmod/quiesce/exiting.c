@@ -5,11 +5,13 @@
  * A task that reaps itself, or whose parent is quick, is off the list after
  * exit_notify() and then runs the rest of do_exit(), preemptible
  * (kernel/exit.c). No walk over the tasks sees it there. So those that begin to
- * exit are remembered, in a ring; whoever is still alive when its place is taken
- * makes the next commit wait for synchronize_rcu_tasks(), which knows about
- * exiting tasks.
+ * exit are remembered, in a ring; whoever is still
+ * alive when its place is taken makes the next commits wait for an RCU-tasks
+ * grace period, which knows about exiting tasks. Such a grace period takes as
+ * long as any task stays preempted; commits give up sooner, with nothing proven.
  */
 #include <linux/atomic.h>
+#include <linux/completion.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/sched/task.h>
@@ -24,9 +26,17 @@
 
 static struct task_struct *djp_exiting[DJP_EXITING];
 static atomic_t djp_exiting_next = ATOMIC_INIT(0);
-/* Somebody is not in the ring. True at first: who began before us is not. */
-static bool djp_exiting_lost = true;
 static struct tracepoint *djp_exit_tracepoint;
+
+/* Somebody is not in the ring. */
+static bool djp_exiting_lost;
+/* A grace period for those is under way. djp_commit_mutex guards it. */
+static bool djp_exiting_waiting;
+static struct rcu_head djp_exiting_rcu;
+static DECLARE_COMPLETION(djp_exiting_passed);
+
+/* How long a commit waits for that. */
+#define DJP_EXITING_PATIENCE (HZ / 2)
 
 /* It has made its last schedule(): see do_task_dead(), kernel/sched/core.c. */
 static bool djp_is_dead(const struct task_struct *task)
@@ -50,6 +60,11 @@ static void djp_on_exit(void *data, struct task_struct *task)
 	put_task_struct(old);
 }
 
+static void djp_exiting_pass(struct rcu_head *head)
+{
+	complete(&djp_exiting_passed);
+}
+
 static void djp_find_exit(struct tracepoint *tp, void *data)
 {
 	if (!strcmp(tp->name, "sched_process_exit"))
@@ -64,12 +79,18 @@ static void djp_find_exit(struct tracepoint *tp, void *data)
  */
 int djp_exiting_init(void)
 {
+	int ret;
+
 	for_each_kernel_tracepoint(djp_find_exit, NULL);
 	if (!djp_exit_tracepoint) {
 		pr_err("this kernel has no tracepoint sched_process_exit, which djprobes needs\n");
 		return -ENOENT;
 	}
-	return tracepoint_probe_register(djp_exit_tracepoint, djp_on_exit, NULL);
+	ret = tracepoint_probe_register(djp_exit_tracepoint, djp_on_exit, NULL);
+	/* Those that began to exit before. */
+	if (!ret)
+		synchronize_rcu_tasks();
+	return ret;
 }
 
 /**
@@ -83,6 +104,7 @@ void djp_exiting_exit(void)
 
 	tracepoint_probe_unregister(djp_exit_tracepoint, djp_on_exit, NULL);
 	tracepoint_synchronize_unregister();
+	rcu_barrier_tasks();
 	for (i = 0; i < DJP_EXITING; i++) {
 		if (djp_exiting[i])
 			put_task_struct(djp_exiting[i]);
@@ -95,14 +117,14 @@ void djp_exiting_exit(void)
  * After it, a task that is neither on the list of processes nor in the ring has
  * passed its last schedule(), or began to exit after this was called.
  *
- * Context: task, may sleep; for some 100 ms, and rarely for seconds, if the
- * ring has run over.
- * Return: 0, or -EAGAIN if it runs over again and again.
+ * Context: djp_commit_mutex held, may sleep; rarely, if the ring has run over,
+ * for up to DJP_EXITING_PATIENCE.
+ * Return: 0, or -EAGAIN if that was not enough.
  */
 int djp_exiting_settle(void)
 {
 	struct task_struct *task;
-	unsigned int i, tries;
+	unsigned int i;
 
 	for (i = 0; i < DJP_EXITING; i++) {
 		task = READ_ONCE(djp_exiting[i]);
@@ -110,11 +132,17 @@ int djp_exiting_settle(void)
 		    cmpxchg(&djp_exiting[i], task, NULL) == task)
 			put_task_struct(task);
 	}
-	for (tries = 0; tries < 3; tries++) {
+	if (!djp_exiting_waiting) {
 		if (!xchg(&djp_exiting_lost, false))
 			return 0;
-		synchronize_rcu_tasks();
+		reinit_completion(&djp_exiting_passed);
+		djp_exiting_waiting = true;
+		call_rcu_tasks(&djp_exiting_rcu, djp_exiting_pass);
 	}
+	if (!wait_for_completion_timeout(&djp_exiting_passed,
+					 DJP_EXITING_PATIENCE))
+		return -EAGAIN;
+	djp_exiting_waiting = false;
 	return READ_ONCE(djp_exiting_lost) ? -EAGAIN : 0;
 }
 
@@ -123,7 +151,7 @@ int djp_exiting_settle(void)
  */
 bool djp_exiting_complete(void)
 {
-	return !READ_ONCE(djp_exiting_lost);
+	return !djp_exiting_waiting && !READ_ONCE(djp_exiting_lost);
 }
 
 /**

@@ -78,6 +78,8 @@ struct djp_strategy {
 };
 
 extern const struct djp_strategy djp_freezer;
+extern const struct djp_strategy djp_none;
+extern const struct djp_strategy djp_freeze_only;
 
 /* quiesce/strategy.c */
 const struct djp_strategy *djp_strategy_current(void);

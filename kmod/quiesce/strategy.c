@@ -11,6 +11,8 @@
 
 static const struct djp_strategy * const djp_strategies[] = {
 	&djp_freezer,
+	&djp_none,
+	&djp_freeze_only,
 };
 
 /* djp_commit_mutex guards it. */

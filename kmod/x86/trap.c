@@ -3,7 +3,8 @@
  * The int3 of a bypass: send the CPU to the detour.
  *
  * Nothing runs here but the redirection. The detour then runs in the context of
- * the probed code, as it does when it is reached by the jump.
+ * the probed code, as it does when it is reached by the jump. Kbuild sees to it
+ * that nothing here can be traced.
  */
 #include <linux/hash.h>
 #include <linux/kdebug.h>
@@ -30,7 +31,7 @@ static nokprobe_inline struct hlist_head *djp_bucket(unsigned long addr)
  * (preemption off is enough).
  * Return: the site, or NULL.
  */
-struct djp_site *notrace djp_trap_find(unsigned long addr)
+struct djp_site *djp_trap_find(unsigned long addr)
 {
 	struct djp_site *site;
 
@@ -74,7 +75,7 @@ void djp_trap_del(struct djp_site *site)
  * Context: NMI-like, interrupts off. Calls nothing that may be probed.
  * Return: NOTIFY_STOP if the int3 was ours.
  */
-int notrace djp_int3_notify(struct notifier_block *nb, unsigned long val,
+int djp_int3_notify(struct notifier_block *nb, unsigned long val,
 			    void *data)
 {
 	struct die_args *args = data;

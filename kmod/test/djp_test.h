@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * djp_test: functions made to be probed, and tests that only kernel code can do.
+ *
+ * Driven through /sys/kernel/debug/djp_test/ by tests/vm.
+ */
+#ifndef _DJP_TEST_H
+#define _DJP_TEST_H
+
+#include <linux/linkage.h>
+#include <linux/types.h>
+
+struct dentry;
+
+/*
+ * targets.S. "Probe point" is what a label of the same name with _probe behind
+ * it says.
+ */
+
+/* Returns its argument plus 3. */
+asmlinkage long djp_test_plain(long x);
+/* The probe point's instruction has a RIP-relative operand. Returns 7. */
+asmlinkage long djp_test_rip(void);
+extern unsigned long djp_test_rip_calls;
+/*
+ * All registers and flags are set to known values before the probe point and
+ * compared behind it. Returns 0, or a bit for each that changed.
+ */
+asmlinkage long djp_test_state(void);
+/* A loop branches to the second instruction. Returns 5. */
+asmlinkage long djp_test_branch(void);
+/* Returns 2, if all its instructions are executed. */
+asmlinkage long djp_test_victim(void);
+#define DJP_TEST_INSIDE 2	/* behind its first instruction */
+
+int djp_test_handlers_init(struct dentry *dir);
+void djp_test_handlers_exit(void);
+int djp_test_hold_init(struct dentry *dir);
+void djp_test_hold_exit(void);
+
+#endif /* _DJP_TEST_H */

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0
+#include <linux/debugfs.h>
+#include <linux/module.h>
+#include <linux/sched.h>
+#include <linux/seq_file.h>
+#include <linux/uaccess.h>
+
+#include "djp_test.h"
+
+unsigned long djp_test_rip_calls;
+
+static struct dentry *djp_test_dir;
+
+static long djp_test_one(unsigned int which, long i)
+{
+	switch (which) {
+	case 0:
+		return djp_test_plain(i) - (i + 3);
+	case 1:
+		return djp_test_rip() - 7;
+	case 2:
+		return djp_test_state();
+	case 3:
+		return djp_test_branch() - 5;
+	default:
+		return djp_test_victim() - 2;
+	}
+}
+
+static const char * const djp_test_names[] = {
+	"djp_test_plain", "djp_test_rip", "djp_test_state", "djp_test_branch",
+	"djp_test_victim",
+};
+
+static unsigned long djp_test_calls[ARRAY_SIZE(djp_test_names)];
+static unsigned long djp_test_wrong[ARRAY_SIZE(djp_test_names)];
+
+/* "call": write N; each function is called N times and checks itself. */
+static ssize_t djp_test_call_write(struct file *file, const char __user *user,
+				   size_t len, loff_t *pos)
+{
+	unsigned long n, i;
+	unsigned int which;
+	int ret = kstrtoul_from_user(user, len, 0, &n);
+
+	if (ret)
+		return ret;
+	for (which = 0; which < ARRAY_SIZE(djp_test_names); which++) {
+		for (i = 0; i < n; i++) {
+			djp_test_calls[which]++;
+			djp_test_wrong[which] += djp_test_one(which, i) != 0;
+			cond_resched();
+		}
+	}
+	return len;
+}
+
+/* A line for each function: name, calls, wrong results. */
+static int djp_test_call_show(struct seq_file *m, void *v)
+{
+	unsigned int which;
+
+	for (which = 0; which < ARRAY_SIZE(djp_test_names); which++)
+		seq_printf(m, "%s %lu %lu\n", djp_test_names[which],
+			   djp_test_calls[which], djp_test_wrong[which]);
+	return 0;
+}
+
+static int djp_test_call_open(struct inode *inode, struct file *file)
+{
+	return single_open(file, djp_test_call_show, NULL);
+}
+
+static const struct file_operations djp_test_call_fops = {
+	.owner = THIS_MODULE,
+	.open = djp_test_call_open,
+	.read = seq_read,
+	.write = djp_test_call_write,
+	.llseek = seq_lseek,
+	.release = single_release,
+};
+
+static int __init djp_test_init(void)
+{
+	int ret;
+
+	djp_test_dir = debugfs_create_dir("djp_test", NULL);
+	if (IS_ERR(djp_test_dir))
+		return PTR_ERR(djp_test_dir);
+	debugfs_create_file("call", 0600, djp_test_dir, NULL,
+			    &djp_test_call_fops);
+	ret = djp_test_handlers_init(djp_test_dir);
+	if (ret)
+		goto err_dir;
+	ret = djp_test_hold_init(djp_test_dir);
+	if (ret)
+		goto err_handlers;
+	return 0;
+err_handlers:
+	djp_test_handlers_exit();
+err_dir:
+	debugfs_remove_recursive(djp_test_dir);
+	return ret;
+}
+
+static void __exit djp_test_exit(void)
+{
+	debugfs_remove_recursive(djp_test_dir);
+	djp_test_hold_exit();
+	djp_test_handlers_exit();
+}
+
+module_init(djp_test_init);
+module_exit(djp_test_exit);
+MODULE_LICENSE("GPL");
+MODULE_DESCRIPTION("Functions made to be probed, and adversaries, for djprobes' tests");
