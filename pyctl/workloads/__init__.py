@@ -28,6 +28,7 @@ __all__ = [
     "Fork",
     "Modules",
     "Network",
+    "Packets",
     "Running",
     "Signals",
     "Timers",
@@ -76,6 +77,19 @@ class Network(Workload):
     name: ClassVar[str] = "network"
     script: ClassVar[str] = "pyctl.workloads.remote.network"
     protocol: str = "udp"
+    payload: int = 64
+
+
+@dataclass(frozen=True)
+class Packets(Workload):
+    """UDP datagrams of ``payload`` bytes into a dummy interface, in a network name space of
+    its own. Needs root and python3-pyroute2 there.
+
+    Counts ``send``, and from the interface's netlink statistics ``tx_packets``.
+    """
+
+    name: ClassVar[str] = "packets"
+    script: ClassVar[str] = "pyctl.workloads.remote.packets"
     payload: int = 64
 
 
@@ -152,7 +166,18 @@ class Busy(Workload):
 WORKLOADS: Mapping[str, type[Workload]] = MappingProxyType(
     {
         kind.name: kind
-        for kind in (FileIo, Fork, Network, Modules, Timers, Signals, Yield, Affinity, Busy)
+        for kind in (
+            FileIo,
+            Fork,
+            Network,
+            Packets,
+            Modules,
+            Timers,
+            Signals,
+            Yield,
+            Affinity,
+            Busy,
+        )
     }
 )
 
