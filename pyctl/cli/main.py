@@ -11,6 +11,7 @@ import typer
 from rich.console import RenderableType
 from rich.table import Table
 
+from pyctl.cli.demo import demo
 from pyctl.cli.output import Reporter
 from pyctl.cli.vm import vm_app
 from pyctl.control import Explanation, ProbeStatus
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(vm_app, name="vm")
+app.command()(demo)
 
 WHERE_HELP = "local, user@host[:port], or a guest of `djp vm up`; default: $DJP_ON, or local."
 OnOption = Annotated[str | None, typer.Option("--on", metavar="WHERE", help=WHERE_HELP)]
