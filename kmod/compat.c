@@ -96,7 +96,7 @@ void djp_compat_show(struct seq_file *m)
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(djp_symbols); i++)
-		seq_printf(m, "symbol_%s %s\n", djp_symbols[i].name,
+		seq_printf(m, "symbol %s %s\n", djp_symbols[i].name,
 			   *djp_symbols[i].where ? "yes" : "no");
 }
 

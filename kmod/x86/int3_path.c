@@ -244,12 +244,14 @@ void djp_int3_path_show(struct seq_file *m)
 {
 	unsigned int i, open = 0;
 
+	seq_puts(m, "int3_path");
 	for (i = 0; i < djp_path_nr; i++) {
 		if (djp_k.within_kprobe_blacklist(djp_path[i].start))
 			continue;
-		seq_printf(m, "int3_path %ps\n", (void *)djp_path[i].start);
+		seq_printf(m, " %ps", (void *)djp_path[i].start);
 		open++;
 	}
+	seq_putc(m, '\n');
 	seq_printf(m, "int3_path_functions %u\n", djp_path_nr);
 	seq_printf(m, "int3_path_not_blacklisted %u\n", open);
 }

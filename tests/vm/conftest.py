@@ -1,0 +1,40 @@
+"""Guests for the tests: a clean one for each file, its kernel log read after each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from pyctl import Guest, Probes
+from pyctl.module import SOURCE as KMOD
+
+
+@pytest.fixture(scope="module")
+def guest() -> Iterator[Guest]:
+    """A guest restored from the snapshot, with djprobes loaded; one for each file."""
+    with Guest.boot("bookworm-cloud") as it:
+        it.load()
+        yield it
+
+
+@pytest.fixture
+def watched(guest: Guest) -> Iterator[Guest]:
+    """The file's guest; fails if its kernel complained during the test."""
+    log = guest.kernel_log()
+    yield guest
+    log.check()
+
+
+@pytest.fixture
+def probes(watched: Guest) -> Iterator[Probes]:
+    """The guest's probes; those that a test leaves behind are removed."""
+    with watched.probes() as it:
+        yield it
+        it.remove_all()
+
+
+@pytest.fixture(scope="module")
+def targets(guest: Guest) -> None:
+    """Load the module whose functions are made to be probed."""
+    guest.load_extra("djp_test", source=KMOD)
