@@ -202,8 +202,8 @@ def show_bulk(part: BulkResult) -> RenderableType:
 def difference(text: TextDiff) -> Text:
     """A compare of text in words."""
     kinds = ", ".join(f"{number} {kind}" for kind, number in text.accounted.items())
-    own = f"by the kernel itself: {kinds}" if kinds else "the kernel itself patched nothing either"
-    words = f"{text.differing:,} bytes differ ({own}); unaccounted: {text.unaccounted_bytes}"
+    own = f", by the kernel itself: {kinds}" if kinds else ""
+    words = f"{text.differing:,} bytes differ{own}; unaccounted: {text.unaccounted_bytes}"
     return Text(words, style="green" if text.clean else "bold red")
 
 
