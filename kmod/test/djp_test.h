@@ -33,6 +33,9 @@ asmlinkage long djp_test_branch(void);
 asmlinkage long djp_test_victim(void);
 #define DJP_TEST_INSIDE 2	/* behind its first instruction */
 
+/* patched.c */
+long djp_test_patched(long x);
+
 int djp_test_handlers_init(struct dentry *dir);
 void djp_test_handlers_exit(void);
 int djp_test_hold_init(struct dentry *dir);

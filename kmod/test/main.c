@@ -22,6 +22,8 @@ static long djp_test_one(unsigned int which, long i)
 		return djp_test_state();
 	case 3:
 		return djp_test_branch() - 5;
+	case 4:
+		return djp_test_patched(i) - (i + 3);
 	default:
 		return djp_test_victim() - 2;
 	}
@@ -29,7 +31,7 @@ static long djp_test_one(unsigned int which, long i)
 
 static const char * const djp_test_names[] = {
 	"djp_test_plain", "djp_test_rip", "djp_test_state", "djp_test_branch",
-	"djp_test_victim",
+	"djp_test_patched", "djp_test_victim",
 };
 
 static unsigned long djp_test_calls[ARRAY_SIZE(djp_test_names)];

@@ -139,3 +139,45 @@ SYM_FUNC_START(djp_test_victim)
 	incl	%eax
 	RET
 SYM_FUNC_END(djp_test_victim)
+
+/*
+ * Functions that can't take a jump at their first instruction, each for one
+ * reason; djp_test_no_REASON, with _ for -. Nobody calls them.
+ */
+.macro refused name:req, insns:vararg
+SYM_FUNC_START(djp_test_no_\name)
+	\insns
+	nopl	8(%rax,%rax)
+	RET
+SYM_FUNC_END(djp_test_no_\name)
+.endm
+
+	refused insn_branch	je djp_test_plain
+	refused insn_call	call djp_test_plain
+	refused insn_trap	int $0x80
+	refused insn_privileged	sti
+
+SYM_FUNC_START(djp_test_no_insn_return)
+	RET
+SYM_FUNC_END(djp_test_no_insn_return)
+
+SYM_FUNC_START(djp_test_no_too_near_end)
+	nop
+	nop
+SYM_INNER_LABEL(djp_test_behind_the_end, SYM_L_GLOBAL)
+	nopl	8(%rax,%rax)
+	RET
+SYM_FUNC_END(djp_test_no_too_near_end)
+
+SYM_FUNC_START(djp_test_no_extable)
+1:	movl	(%rdi), %eax
+2:	nopl	8(%rax,%rax)
+	RET
+	_ASM_EXTABLE(1b, 2b)
+SYM_FUNC_END(djp_test_no_extable)
+
+SYM_FUNC_START(djp_test_no_undecodable)
+	.byte	0x0f, 0x04		/* no such instruction */
+	nopl	8(%rax,%rax)
+	RET
+SYM_FUNC_END(djp_test_no_undecodable)

@@ -12,11 +12,42 @@
 #include "x86/x86.h"
 
 /*
+ * The kernel's decoder gives a length to opcodes that do not exist in 64-bit
+ * mode: its tables (arch/x86/lib/x86-opcode-map.txt) have nothing for them, as
+ * they have nothing for plain ones. From the opcode maps of the Intel SDM,
+ * volume 2, appendix A.
+ */
+static bool djp_no_such_opcode(const struct insn *insn)
+{
+	if (insn->vex_prefix.nbytes)
+		return false;
+
+	switch (insn->opcode.bytes[0]) {
+	case 0x06: case 0x07: case 0x0e: case 0x16: case 0x17: case 0x1e:
+	case 0x1f: case 0x27: case 0x2f: case 0x37: case 0x3f: case 0x60:
+	case 0x61: case 0x62: case 0x82: case 0x9a: case 0xc4: case 0xc5:
+	case 0xce: case 0xd4: case 0xd5: case 0xd6: case 0xea:
+		return true;
+	case 0x0f:
+		break;
+	default:
+		return false;
+	}
+	switch (insn->opcode.bytes[1]) {
+	case 0x04: case 0x0a: case 0x0c: case 0x0e: case 0x0f:
+	case 0x24 ... 0x27: case 0x36: case 0x39: case 0x3b ... 0x3f:
+	case 0x7a: case 0x7b: case 0xa6: case 0xa7:
+		return true;
+	}
+	return false;
+}
+
+/*
  * Instructions that do not do the same elsewhere, or that this version does not
  * relocate. What is not named is copied; what the decoder does not know never
  * comes here.
  */
-static enum djp_reason djp_check_insn(const struct insn *insn)
+static enum djp_reason djp_check_opcode(const struct insn *insn)
 {
 	u8 op1 = insn->opcode.bytes[0];
 	u8 op2 = insn->opcode.bytes[1];
@@ -33,22 +64,19 @@ static enum djp_reason djp_check_insn(const struct insn *insn)
 	case 0xeb:
 		return DJP_INSN_BRANCH;
 	case 0xe8:		/* call */
-	case 0x9a:
 		return DJP_INSN_CALL;
 	case 0xc2:		/* ret */
 	case 0xc3:
 	case 0xca:
 	case 0xcb:
 		return DJP_INSN_RETURN;
-	case 0xcc:		/* int3, int, into, int1 */
+	case 0xcc:		/* int3, int, int1 */
 	case 0xcd:
-	case 0xce:
 	case 0xf1:
 		return DJP_INSN_TRAP;
 	case 0xcf:		/* iret */
 	case 0xf4:		/* hlt */
 	case 0xfb:		/* sti: its shadow covers the next instruction only */
-	case 0x17:		/* pop ss */
 		return DJP_INSN_PRIVILEGED;
 	case 0x8e:		/* mov to a segment register: ss has a shadow too */
 		return reg == 2 ? DJP_INSN_PRIVILEGED : DJP_OK;
@@ -90,6 +118,13 @@ static enum djp_reason djp_check_insn(const struct insn *insn)
 		return DJP_OK;
 	}
 	return DJP_OK;
+}
+
+static enum djp_reason djp_check_insn(const struct insn *insn)
+{
+	if (djp_no_such_opcode(insn))
+		return DJP_UNDECODABLE;
+	return djp_check_opcode(insn);
 }
 
 static int djp_decode_dcr(struct djp_dcr *dcr, unsigned long end,

@@ -175,3 +175,32 @@ def test_explain(probes: Probes) -> None:
     assert (bad.verdict, bad.reason) == ("refused", Reason.BRANCH_TARGET)
     probes.add("djp_test:djp_test_rip")
     assert probes.explain("djp_test:djp_test_rip").dcr == good.dcr, "the original bytes"
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        Reason.INSN_BRANCH, Reason.INSN_CALL, Reason.INSN_TRAP, Reason.INSN_PRIVILEGED,
+        Reason.INSN_RETURN, Reason.TOO_NEAR_END, Reason.EXTABLE, Reason.UNDECODABLE,
+    ],
+)  # fmt: skip
+def test_each_kind_of_instruction_is_refused_for_its_reason(
+    probes: Probes, reason: Reason
+) -> None:
+    """kmod/test/targets.S has a function for each."""
+    target = f"djp_test:djp_test_no_{reason.value.replace('-', '_')}"
+    verdict = probes.explain(target)
+    assert (verdict.verdict, verdict.reason) == ("refused", reason)
+
+
+def test_text_that_the_kernel_patches_is_refused(probes: Probes) -> None:
+    """djp_test_patched: an ftrace site, a jump label that is off, a static call to nothing."""
+    entry = probes.explain("djp_test:djp_test_patched")
+    assert entry.ftrace is not None
+    assert entry.address == entry.ftrace + 5, "behind the ftrace site"
+    start = entry.ftrace
+    # Reasons by offset, for the jump label at +5 and for what follows it.
+    reasons = {off: probes.explain(f"{start + off:#x}").reason for off in range(1, 24)}
+    assert reasons[1] is Reason.NOT_BOUNDARY, "not moved: it is in the middle of the site"
+    assert reasons[5] is Reason.JUMP_LABEL
+    assert Reason.STATIC_CALL in reasons.values()
