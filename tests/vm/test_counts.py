@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from pyctl import Guest
@@ -11,19 +9,6 @@ from pyctl.verify.paths import PATHS, PathComparison, PathRun, TracedPath
 from pyctl.workloads import FileIo
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def guest() -> Iterator[Guest]:
-    with Guest.boot("bookworm-cloud") as booted:
-        yield booted
-
-
-@pytest.fixture(autouse=True)
-def clean_log(guest: Guest) -> Iterator[None]:
-    log = guest.kernel_log()
-    yield
-    log.check()
 
 
 def check(run: PathRun) -> None:
@@ -43,19 +28,19 @@ def check(run: PathRun) -> None:
     assert run.idle_percent < 5, "the CPUs were to be busy all the while"
 
 
-def test_every_path_is_counted_exactly_through_the_int3(guest: Guest) -> None:
-    with PathComparison(guest) as comparison:
+def test_every_path_is_counted_exactly_through_the_int3(watched: Guest) -> None:
+    with PathComparison(watched) as comparison:
         check(comparison.measure("bypass"))
 
 
-def test_every_path_is_counted_exactly_through_the_jump(guest: Guest) -> None:
-    with PathComparison(guest) as comparison:
+def test_every_path_is_counted_exactly_through_the_jump(watched: Guest) -> None:
+    with PathComparison(watched) as comparison:
         committed = comparison.commit()
         assert committed.first.stats.sites == len(PATHS)
         check(comparison.measure("jump"))
 
 
-def test_a_probe_on_another_function_is_seen(guest: Guest) -> None:
+def test_a_probe_on_another_function_is_seen(watched: Guest) -> None:
     """Were this comparison content with anything, the two tests above would prove nothing."""
     # the same workload reaches fsync too, but once in 16 operations
     beside = TracedPath(
@@ -67,7 +52,7 @@ def test_a_probe_on_another_function_is_seen(guest: Guest) -> None:
         "preads made",
         probe="__x64_sys_fsync",
     )
-    with PathComparison(guest, [beside]) as comparison:
+    with PathComparison(watched, [beside]) as comparison:
         run = comparison.measure("bypass")
     (row,) = run.results
     assert (row.djprobe, row.bcc, row.third) == (20, 320, 320)
@@ -76,9 +61,9 @@ def test_a_probe_on_another_function_is_seen(guest: Guest) -> None:
     assert not run.passed
 
 
-def test_a_wrong_phase_is_seen(guest: Guest) -> None:
+def test_a_wrong_phase_is_seen(watched: Guest) -> None:
     """The counts are right, but it is not a jump that counts them."""
-    with PathComparison(guest, [PATHS[0]]) as comparison:
+    with PathComparison(watched, [PATHS[0]]) as comparison:
         run = comparison.measure("jump")
     (row,) = run.results
     assert row.equal
