@@ -206,7 +206,7 @@ static int djp_jump(void)
 	return 0;
 }
 
-static unsigned long djp_count_deferred(void)
+static unsigned long djp_count_bypass(void)
 {
 	struct djp_site *site;
 	unsigned long nr = 0;
@@ -257,6 +257,16 @@ int djp_commit_locked(bool retry)
 	bool begun;
 	int ret;
 
+	/* Do not freeze everybody for nothing. */
+	mutex_lock(&djp_mutex);
+	if (!djp_count_bypass() && list_empty(&djp_retired)) {
+		djp_stats.commits += !retry;
+		djp_stats.deferred = 0;
+		mutex_unlock(&djp_mutex);
+		return 0;
+	}
+	mutex_unlock(&djp_mutex);
+
 	/*
 	 * The scan alone is the proof. In the background it does without what
 	 * the strategy would do to the rest of the system before it.
@@ -281,7 +291,7 @@ int djp_commit_locked(bool retry)
 	djp_record(&proof, begin);
 	djp_stats.commits += !retry;
 	djp_stats.retries += retry;
-	djp_stats.deferred = djp_count_deferred();
+	djp_stats.deferred = djp_count_bypass();
 	djp_stats.commits_partial += !retry && djp_stats.deferred;
 	djp_retry_later(djp_stats.deferred || !list_empty(&djp_retired), retry);
 	/* What could not be proven now is partial, not an error. */

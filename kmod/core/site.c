@@ -365,6 +365,7 @@ static void djp_plan_done(struct djp_plan *plan)
 		site->detour = site->next;
 		site->next = NULL;
 		if (!site->detour) {
+			WRITE_ONCE(site->entry, 0);
 			if (site->state == DJP_JUMP)
 				djp_stats.sites_jump--;
 			site->state = DJP_NEW;

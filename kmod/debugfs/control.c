@@ -25,12 +25,14 @@
  * @p: the probe; p.name is @name
  * @hash: by name
  * @leaving: the write that is being parsed removes it
+ * @item: its place in that write's items, or -1
  * @name: as users call it
  */
 struct djp_named {
 	struct djprobe		p;
 	struct hlist_node	hash;
 	bool			leaving;
+	int			item;
 	char			name[DJP_NAME_MAX];
 };
 
@@ -162,6 +164,7 @@ static int djp_batch_add(struct djp_batch *batch, struct djp_named *named,
 		batch->items = items;
 		batch->room = room;
 	}
+	named->item = batch->nr;
 	batch->items[batch->nr++] = (struct djp_item) {
 		.named = named, .change = change, .token = token,
 	};
@@ -255,18 +258,6 @@ fail:
 	return ret;
 }
 
-static struct djp_item *djp_batch_find(struct djp_batch *batch,
-				       const struct djp_named *named)
-{
-	int i;
-
-	for (i = batch->nr - 1; i >= 0; i--) {
-		if (batch->items[i].named == named)
-			return &batch->items[i];
-	}
-	return NULL;
-}
-
 /* "-:NAME" and "-*" */
 static int djp_parse_remove(struct djp_batch *batch, char *command,
 			    struct djp_refusal *refusal)
@@ -280,8 +271,7 @@ static int djp_parse_remove(struct djp_batch *batch, char *command,
 		if (command[1] != ':')
 			return djp_refuse(refusal, DJP_SYNTAX, 0);
 		/* Added or changed in this write: that is not there to remove. */
-		if (!named || !named->p.counter ||
-		    djp_batch_find(batch, named))
+		if (!named || named->item >= 0)
 			return djp_refuse(refusal, DJP_NO_SUCH_PROBE, 0);
 		ret = djp_batch_add(batch, named, DJP_REMOVE, command, refusal);
 		if (!ret)
@@ -289,7 +279,7 @@ static int djp_parse_remove(struct djp_batch *batch, char *command,
 		return ret;
 	}
 	hash_for_each(djp_names, bucket, named, hash) {
-		if (named->leaving || !named->p.counter)
+		if (named->item >= 0)
 			continue;
 		ret = djp_batch_add(batch, named, DJP_REMOVE, command, refusal);
 		if (ret)
@@ -318,7 +308,7 @@ static int djp_parse_switch(struct djp_batch *batch, bool disable, char *rest,
 		return djp_refuse(refusal, DJP_SYNTAX, 0);
 	*token = name;
 
-	item = djp_batch_find(batch, named);
+	item = named->item >= 0 ? &batch->items[named->item] : NULL;
 	if (item && item->change == DJP_ADD) {
 		named->p.flags = disable ? DJPROBE_FLAG_DISABLED : 0;
 		return 0;
@@ -486,10 +476,10 @@ static void djp_batch_finish(struct djp_batch *batch, bool failed)
 	for (i = 0; i < batch->nr; i++) {
 		struct djp_item *item = &batch->items[i];
 
+		item->named->item = -1;
+		item->named->leaving = false;
 		if (item->change == (failed ? DJP_ADD : DJP_REMOVE))
 			djp_named_free(item->named);
-		else if (item->change == DJP_REMOVE)
-			item->named->leaving = false;
 	}
 	kvfree(batch->items);
 	kvfree(batch->original);

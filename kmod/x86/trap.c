@@ -80,6 +80,7 @@ int djp_int3_notify(struct notifier_block *nb, unsigned long val,
 {
 	struct die_args *args = data;
 	struct djp_site *site;
+	unsigned long entry;
 
 	if (val != DIE_INT3 || user_mode(args->regs))
 		return NOTIFY_DONE;
@@ -87,8 +88,12 @@ int djp_int3_notify(struct notifier_block *nb, unsigned long val,
 	site = djp_trap_find(args->regs->ip - 1);
 	if (!site)
 		return NOTIFY_DONE;
+	/* Somebody else's int3, at a site whose probes are disabled. */
+	entry = READ_ONCE(site->entry);
+	if (!entry)
+		return NOTIFY_DONE;
 
-	args->regs->ip = READ_ONCE(site->entry);
+	args->regs->ip = entry;
 	return NOTIFY_STOP;
 }
 NOKPROBE_SYMBOL(djp_int3_notify);
