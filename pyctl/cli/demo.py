@@ -173,7 +173,11 @@ def show_bulk(part: BulkResult) -> RenderableType:
     first = part.committed.first
     text = part.restored
     rows: list[tuple[str, RenderableType]] = [
-        ("chosen", f"{part.count:,} of {part.targets.asked:,} functions asked about"),
+        (
+            "chosen",
+            f"{part.count:,} functions that the load reaches, of {part.targets.asked:,} "
+            "asked about",
+        ),
         ("added", f"{part.add_seconds:.1f} s, in one write"),
         (
             "committed",

@@ -17,7 +17,9 @@ from pyctl.control import Stats
 from pyctl.demo import Ending, Loaded, Part, Setting, passed
 from pyctl.probes import CommitResult, Probes
 from pyctl.testing import FakeDjprobes
+from pyctl.transport import RecordingTransport
 from pyctl.verify.bulk import BulkResult, Targets
+from pyctl.verify.functrace import FunctionTracer
 from pyctl.verify.jumps import Committed, StillInBypassError, commit_all
 from pyctl.verify.kerneltext import Change, TextDiff
 from pyctl.verify.paths import PathResult, PathRun
@@ -47,7 +49,7 @@ BULK = BulkResult(
     add_seconds=9.2,
     committed=COMMITTED,
     in_place=OURS,
-    fired=70,
+    fired=990,
     hits=420_324,
     load={"pread": 7},
     live_seconds=5.0,
@@ -105,7 +107,7 @@ def test_what_a_path_must_not_be(change: dict[str, object]) -> None:
     "change",
     [
         {"left": 1},
-        {"fired": 0},
+        {"fired": 500},
         {"restored": OURS},
         {"in_place": SAME},  # a compare that does not see 1,000 jumps proves nothing
     ],
@@ -189,10 +191,28 @@ def test_the_picture_is_the_output_and_fetches_nothing(
 
 def test_targets_are_plain_and_unique() -> None:
     lines = ["a", "b.part.0", "dup", "c [veth]", "dup", "d", "", "d [dummy]", "e"]
-    assert sorted(candidates(lines)) == ["a", "e"]
+    assert sorted(candidates(lines, [])) == ["a", "e"]
     many = [f"f{n}" for n in range(100)]
-    assert sorted(candidates(many)) == sorted(many)
-    assert candidates(many)[1] != "f1", "neighbours come late"
+    assert sorted(candidates(many, [])) == sorted(many)
+    assert candidates(many, [])[1] != "f1", "neighbours come late"
+    wanted = candidates(many, ["f7", "gone", "f3"])
+    assert wanted[:2] == ["f7", "f3"]
+    assert sorted(wanted) == sorted(many)
+
+
+def test_the_tracer_records_only_during_and_leaves_nothing_on() -> None:
+    host = RecordingTransport()
+    root = "/sys/kernel/tracing/"
+    for name in ("tracing_on", "buffer_size_kb", "current_tracer", "trace"):
+        host.files[root + name] = b""
+    host.results["awk",] = (0, b"vfs_read\nksys_read\n")
+    seen: list[bytes] = []
+    with FunctionTracer(host) as tracer:
+        found = tracer.during(lambda: seen.append(host.read(root + "tracing_on")))
+        assert host.read(root + "tracing_on").strip() == b"0"
+    assert seen == [b"1"]
+    assert found == {"vfs_read", "ksys_read"}
+    assert host.read(root + "current_tracer") == b"nop"
 
 
 def test_commit_all_waits_for_all_and_names_those_that_stay() -> None:

@@ -1,10 +1,12 @@
 """Functions of the core kernel on which djprobes can put a jump.
 
-All of them, spread over the whole kernel text: the list of functions is walked with a
-stride, so that neighbours in the list (one source file) come late. Each is asked for with
-``explain``; here and not over the network, because it is thousands of questions.
+First those that the caller names, then all, spread over the whole kernel text: the list of
+functions is walked with a stride, so that neighbours in it (one source file) come late. Each
+is asked for with ``explain``; here and not over the network, because it is thousands of
+questions.
 
-Arguments: the folder of djprobes in debugfs, how many are wanted.
+Arguments: the folder of djprobes in debugfs, how many are wanted, and a JSON list of names
+to ask for first.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ FUNCTIONS = "/sys/kernel/tracing/available_filter_functions"
 STRIDE = 17
 
 
-def candidates(lines: list[str]) -> list[str]:
-    """Functions outside modules, without a dot (clones and parts), with a name of their own."""
+def candidates(lines: list[str], first: list[str]) -> list[str]:
+    """Functions outside modules, without a dot (clones and parts), with a name of their own;
+    those of ``first`` come first."""
     count: dict[str, int] = {}
     for line in lines:
         words = line.split()
@@ -28,7 +31,11 @@ def candidates(lines: list[str]) -> list[str]:
             count[words[0]] = count.get(words[0], 0) + 1
     plain = [line.strip() for line in lines if len(line.split()) == 1]
     names = [name for name in plain if "." not in name and count[name] == 1]
-    return [name for first in range(STRIDE) for name in names[first::STRIDE]]
+    spread = [name for start in range(STRIDE) for name in names[start::STRIDE]]
+    preferred = set(first) & set(names)
+    return [name for name in first if name in preferred] + [
+        name for name in spread if name not in preferred
+    ]
 
 
 def takes_jump(file: int, name: str) -> bool:
@@ -46,10 +53,10 @@ def takes_jump(file: int, name: str) -> bool:
 
 def main() -> None:
     """One JSON object: the functions, how many were asked for, how long it took."""
-    root, wanted = sys.argv[-2], int(sys.argv[-1])
+    root, wanted, first = sys.argv[-3], int(sys.argv[-2]), json.loads(sys.argv[-1])
     start = time.monotonic()
     with open(FUNCTIONS) as lines:  # noqa: PTH123
-        names = candidates(lines.read().splitlines())
+        names = candidates(lines.read().splitlines(), first)
     found: list[str] = []
     asked = 0
     file = os.open(f"{root}/explain", os.O_RDWR)
