@@ -212,6 +212,8 @@ class KernelLogError(DjprobesError):
 
 def errno_name(errno: int) -> str:
     """``EINVAL`` for 22; ``errno 9999`` for a number without a name."""
+    if errno == errno_module.EOPNOTSUPP:  # the same number as ENOTSUP, which the kernel lacks
+        return "EOPNOTSUPP"
     return errno_module.errorcode.get(errno, f"errno {errno}")
 
 

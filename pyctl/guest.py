@@ -126,7 +126,7 @@ class Guest(Closing):
             return module.load_file(self._transport, ko, settings, "ko")
         folder = source or module.SOURCE
         if self._backing is not None:
-            built = vmglue.build(self._backing.kernel, folder, progress)
+            built = vmglue.build(self._backing.kernel, folder, progress, tests=False)
             return module.load_file(self._transport, built[module.NAME], settings, "guest")
         return module.load_on_host(self._transport, folder, settings)
 

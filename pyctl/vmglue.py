@@ -83,13 +83,24 @@ def lookup(name: str) -> Backing:
 
 
 def build(
-    kernel: str, source: Path, progress: Callable[[str], None] | None = None
+    kernel: str,
+    source: Path,
+    progress: Callable[[str], None] | None = None,
+    *,
+    tests: bool = True,
 ) -> dict[str, Path]:
-    """Build the modules in ``source`` for a guest's kernel: name to ``.ko`` file."""
+    """Build the modules in ``source`` for a guest's kernel: name to ``.ko`` file.
+
+    Without ``tests`` only djprobes itself: a test module that does not compile is then
+    nobody's concern.
+    """
     from vm.builder import build_modules  # noqa: PLC0415
 
     modules: dict[str, Path] = build_modules(
-        source, kernel, progress=progress or (lambda _message: None)
+        source,
+        kernel,
+        make_vars=None if tests else {"DJP_TESTS": "n"},
+        progress=progress or (lambda _message: None),
     )
     return modules
 

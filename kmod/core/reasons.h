@@ -4,7 +4,7 @@
  *
  * One line each: name, code as users see it, errno, sentence, hint. The codes
  * are an interface: pyctl/reasons.py and docs/reasons.md hold the same list, and
- * tests/unit/test_reasons.py keeps the three equal.
+ * tests/unit/test_pyctl_reasons.py keeps the three equal.
  */
 #ifndef _DJP_REASONS_H
 #define _DJP_REASONS_H

@@ -184,9 +184,7 @@ def test_explain(probes: Probes) -> None:
         Reason.INSN_RETURN, Reason.TOO_NEAR_END, Reason.EXTABLE, Reason.UNDECODABLE,
     ],
 )  # fmt: skip
-def test_each_kind_of_instruction_is_refused_for_its_reason(
-    probes: Probes, reason: Reason
-) -> None:
+def test_each_kind_of_instruction_is_refused_for_its_reason(probes: Probes, reason: Reason) -> None:
     """kmod/test/targets.S has a function for each."""
     target = f"djp_test:djp_test_no_{reason.value.replace('-', '_')}"
     verdict = probes.explain(target)

@@ -70,9 +70,7 @@ def test_features_name_every_symbol(watched: Guest) -> None:
 def test_only_root_may(watched: Guest) -> None:
     """Not even the file's names: debugfs is closed to others, and the files are too."""
     as_nobody = ["setpriv", "--reuid=65534", "--clear-groups", "cat"]
-    result = watched.transport.run(
-        [*as_nobody, "/sys/kernel/debug/djprobes/probes"], check=False
-    )
+    result = watched.transport.run([*as_nobody, "/sys/kernel/debug/djprobes/probes"], check=False)
     assert result.status != 0
     assert b"Permission denied" in result.stderr
 

@@ -13,8 +13,8 @@ import pytest
 
 from pyctl import Guest, Probes
 from pyctl.errors import DjprobesError
-from pyctl.timing import Deadline, attempts
 from pyctl.module import SOURCE as KMOD
+from pyctl.timing import Deadline, attempts
 
 pytestmark = pytest.mark.vm
 
