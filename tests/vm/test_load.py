@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
 from pyctl import Guest, NotLoadedError, Probes
+from pyctl.errors import ModuleError
+from pyctl.module import SOURCE
 
 pytestmark = pytest.mark.vm
 
@@ -121,4 +125,28 @@ def test_errors_of_a_missing_module(watched: Guest) -> None:
     watched.unload()
     with pytest.raises(NotLoadedError):
         Probes(watched.transport).list()
+    watched.load()
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_missing_symbol(watched: Guest, tmp_path: Path, required: bool) -> None:
+    """A required one refuses the load and is named; an optional one shows in features."""
+    copy = tmp_path / "kmod"
+    shutil.copytree(SOURCE, copy)
+    header = copy / "compat.h"
+    line = "#define DJP_KERNEL_FUNCTIONS(REQ, OPT) \\\n"
+    text = header.read_text()
+    assert line in text
+    kind = "REQ" if required else "OPT"
+    header.write_text(text.replace(line, f"{line}{kind}(int, djp_no_such, (void)) \\\n"))
+    watched.unload()
+    if required:
+        with pytest.raises(ModuleError, match="djp_no_such"):
+            watched.load(source=copy)
+        assert not watched.loaded
+    else:
+        watched.load(source=copy)
+        with watched.probes() as probes:
+            assert probes.features().symbols["djp_no_such"] is False
+        watched.unload()
     watched.load()
