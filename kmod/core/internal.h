@@ -40,25 +40,58 @@ static inline int djp_refuse(struct djp_refusal *r, enum djp_reason reason,
 	return djp_reason_errno(reason);
 }
 
+/* How a displaced instruction is made to do the same in the detour. */
+enum djp_relocation {
+	DJP_COPY,		/* as it is */
+	DJP_RIP,		/* its RIP-relative displacement is moved */
+	DJP_JCC,		/* a conditional jump, made near */
+	DJP_JMP,		/* a jump, made near; ends the region */
+	DJP_LOOP,		/* loop, jrcxz: over a near jump */
+	DJP_CALL,		/* the original return address is pushed, then a jump */
+	DJP_CALL_INDIRECT,	/* the same with a register or memory */
+	DJP_END,		/* ret, indirect jump: as it is; ends the region */
+	DJP_NR_RELOCATIONS
+};
+
+/**
+ * struct djp_insn - a displaced instruction
+ * @off: where it starts, in bytes from the insertion address
+ * @len: its length
+ * @op: where its opcode is, in bytes from its start
+ * @disp: where its RIP-relative disp32 is, in bytes from its start; 0 if none
+ * @relocation: how it is displaced
+ * @target: what it jumps to or calls, if it says so itself
+ */
+struct djp_insn {
+	u8			off;
+	u8			len;
+	u8			op;
+	u8			disp;
+	enum djp_relocation	relocation;
+	unsigned long		target;
+};
+
 /**
  * struct djp_dcr - a detoured code region and what is known of it
  * @addr: the insertion address
  * @len: bytes, DJP_JMP32_LEN to DJP_DCR_MAX
- * @nr_rip: how many RIP-relative operands
- * @rip: for each, where its disp32 is and where its instruction ends,
- *	in bytes from @addr
+ * @nr_insns: how many instructions; padding behind the last is not counted
+ * @insns: the instructions
  * @text: the original bytes
  */
 struct djp_dcr {
 	unsigned long	addr;
 	u8		len;
-	u8		nr_rip;
-	struct {
-		u8	disp;
-		u8	next;
-	} rip[DJP_JMP32_LEN];
+	u8		nr_insns;
+	struct djp_insn	insns[DJP_JMP32_LEN];
 	u8		text[DJP_DCR_MAX];
 };
+
+/* Does control never come behind it? */
+static inline bool djp_ends_region(const struct djp_insn *insn)
+{
+	return insn->relocation == DJP_JMP || insn->relocation == DJP_END;
+}
 
 /**
  * struct djp_counter - one u64 on every CPU

@@ -30,9 +30,9 @@ R(NOT_BOUNDARY, "not-boundary", EILSEQ, "no instruction starts here", "see the d
 R(UNDECODABLE, "undecodable", EILSEQ, "the kernel's decoder does not know an instruction here", "probe another instruction") \
 R(TOO_NEAR_END, "too-near-end", ENOSPC, "fewer than 5 bytes to the end of the function", "probe an earlier instruction") \
 R(BRANCH_TARGET, "branch-target", EBUSY, "something branches into the bytes that the jump would cover", "probe the branch's target, or an earlier instruction") \
-R(INSN_BRANCH, "insn-branch", EOPNOTSUPP, "a jump or conditional jump would be displaced", "relocating branches is not offered yet: probe another instruction") \
-R(INSN_CALL, "insn-call", EOPNOTSUPP, "a call would be displaced", "relocating calls is not offered yet: probe another instruction") \
-R(INSN_RETURN, "insn-return", EOPNOTSUPP, "a return would be displaced", "probe an earlier instruction") \
+R(INSN_BRANCH, "insn-branch", EOPNOTSUPP, "a branch that can't be moved (xbegin, far jump) would be displaced", "probe another instruction") \
+R(INSN_CALL, "insn-call", EOPNOTSUPP, "a call would return into the bytes that the jump would cover", "probe the call itself, or an instruction behind it") \
+R(INSN_RETURN, "insn-return", EOPNOTSUPP, "a return or jump leaves fewer than 5 bytes, and no padding follows", "probe an earlier instruction") \
 R(INSN_TRAP, "insn-trap", EOPNOTSUPP, "a trapping instruction (ud2, int3, int) would be displaced", "probe an earlier instruction") \
 R(INSN_PRIVILEGED, "insn-privileged", EOPNOTSUPP, "an instruction that depends on where it runs would be displaced", "sti, hlt, mov to ss, swapgs, iret and their like stay where they are") \
 R(EXTABLE, "extable", EOPNOTSUPP, "an instruction with an exception-table entry would be displaced", "probe an instruction that can't fault") \

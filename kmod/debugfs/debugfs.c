@@ -191,11 +191,27 @@ static void djp_show_address(struct seq_file *m, const char *key,
 	seq_printf(m, "%s: 0x%016lx %s\n", key, addr, symbol);
 }
 
+/* NULL if the instruction is copied as it is. */
+static const char *djp_relocation_name(const struct djp_insn *insn)
+{
+	static const char * const names[DJP_NR_RELOCATIONS] = {
+		[DJP_RIP] = "rip",
+		[DJP_JCC] = "jcc",
+		[DJP_JMP] = "jmp",
+		[DJP_LOOP] = "loop",
+		[DJP_CALL] = "call",
+		[DJP_CALL_INDIRECT] = "call",
+	};
+
+	return names[insn->relocation] ?: insn->disp ? "rip" : NULL;
+}
+
 static void djp_explain_print(struct seq_file *m, unsigned long addr,
 			      unsigned long ftrace, const struct djp_dcr *dcr,
 			      const struct djp_refusal *refusal)
 {
 	bool ok = refusal->reason == DJP_OK;
+	bool none = true;
 	char symbol[KSYM_NAME_LEN + 80];
 	unsigned int i;
 
@@ -213,9 +229,15 @@ static void djp_explain_print(struct seq_file *m, unsigned long addr,
 		seq_printf(m, "dcr: %*ph\nrelocations:", dcr->len, dcr->text);
 	else
 		seq_puts(m, "dcr: -\nrelocations:");
-	for (i = 0; i < dcr->nr_rip; i++)
-		seq_printf(m, " +%u:rip", dcr->rip[i].disp);
-	seq_puts(m, dcr->nr_rip ? "\n" : " none\n");
+	for (i = 0; i < dcr->nr_insns; i++) {
+		const char *name = djp_relocation_name(&dcr->insns[i]);
+
+		if (!name)
+			continue;
+		seq_printf(m, " +%u:%s", dcr->insns[i].off, name);
+		none = false;
+	}
+	seq_puts(m, none ? " none\n" : "\n");
 	if (ftrace)
 		seq_printf(m, "ftrace: 0x%016lx\n", ftrace);
 	else

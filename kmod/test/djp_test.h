@@ -27,6 +27,14 @@ extern unsigned long djp_test_rip_calls;
  * compared behind it. Returns 0, or a bit for each that changed.
  */
 asmlinkage long djp_test_state(void);
+/* One for each kind of relocation. Each returns 0. */
+asmlinkage long djp_test_jcc(void);
+asmlinkage long djp_test_jmp(void);
+asmlinkage long djp_test_loop(void);
+asmlinkage long djp_test_call(void);
+asmlinkage long djp_test_icall(void);
+asmlinkage long djp_test_ijmp(void);
+asmlinkage long djp_test_ret(void);
 /* A loop branches to the second instruction. Returns 5. */
 asmlinkage long djp_test_branch(void);
 /* Returns 2, if all its instructions are executed. */

@@ -11,31 +11,53 @@ unsigned long djp_test_rip_calls;
 
 static struct dentry *djp_test_dir;
 
-static long djp_test_one(unsigned int which, long i)
+static long djp_test_check_plain(void)
 {
-	switch (which) {
-	case 0:
-		return djp_test_plain(i) - (i + 3);
-	case 1:
-		return djp_test_rip() - 7;
-	case 2:
-		return djp_test_state();
-	case 3:
-		return djp_test_branch() - 5;
-	case 4:
-		return djp_test_patched(i) - (i + 3);
-	default:
-		return djp_test_victim() - 2;
-	}
+	return djp_test_plain(39) - 42;
 }
 
-static const char * const djp_test_names[] = {
-	"djp_test_plain", "djp_test_rip", "djp_test_state", "djp_test_branch",
-	"djp_test_patched", "djp_test_victim",
+static long djp_test_check_rip(void)
+{
+	return djp_test_rip() - 7;
+}
+
+static long djp_test_check_branch(void)
+{
+	return djp_test_branch() - 5;
+}
+
+static long djp_test_check_patched(void)
+{
+	return djp_test_patched(39) - 42;
+}
+
+static long djp_test_check_victim(void)
+{
+	return djp_test_victim() - 2;
+}
+
+/* Each returns 0 if its function did what it should. */
+static const struct {
+	const char *name;
+	long (*check)(void);
+} djp_test_targets[] = {
+	{ "djp_test_plain", djp_test_check_plain },
+	{ "djp_test_rip", djp_test_check_rip },
+	{ "djp_test_state", djp_test_state },
+	{ "djp_test_branch", djp_test_check_branch },
+	{ "djp_test_patched", djp_test_check_patched },
+	{ "djp_test_victim", djp_test_check_victim },
+	{ "djp_test_jcc", djp_test_jcc },
+	{ "djp_test_jmp", djp_test_jmp },
+	{ "djp_test_loop", djp_test_loop },
+	{ "djp_test_call", djp_test_call },
+	{ "djp_test_icall", djp_test_icall },
+	{ "djp_test_ijmp", djp_test_ijmp },
+	{ "djp_test_ret", djp_test_ret },
 };
 
-static unsigned long djp_test_calls[ARRAY_SIZE(djp_test_names)];
-static unsigned long djp_test_wrong[ARRAY_SIZE(djp_test_names)];
+static unsigned long djp_test_calls[ARRAY_SIZE(djp_test_targets)];
+static unsigned long djp_test_wrong[ARRAY_SIZE(djp_test_targets)];
 
 /* "call": write N; each function is called N times and checks itself. */
 static ssize_t djp_test_call_write(struct file *file, const char __user *user,
@@ -47,10 +69,11 @@ static ssize_t djp_test_call_write(struct file *file, const char __user *user,
 
 	if (ret)
 		return ret;
-	for (which = 0; which < ARRAY_SIZE(djp_test_names); which++) {
+	for (which = 0; which < ARRAY_SIZE(djp_test_targets); which++) {
 		for (i = 0; i < n; i++) {
 			djp_test_calls[which]++;
-			djp_test_wrong[which] += djp_test_one(which, i) != 0;
+			djp_test_wrong[which] +=
+				djp_test_targets[which].check() != 0;
 			cond_resched();
 		}
 	}
@@ -62,8 +85,8 @@ static int djp_test_call_show(struct seq_file *m, void *v)
 {
 	unsigned int which;
 
-	for (which = 0; which < ARRAY_SIZE(djp_test_names); which++)
-		seq_printf(m, "%s %lu %lu\n", djp_test_names[which],
+	for (which = 0; which < ARRAY_SIZE(djp_test_targets); which++)
+		seq_printf(m, "%s %lu %lu\n", djp_test_targets[which].name,
 			   djp_test_calls[which], djp_test_wrong[which]);
 	return 0;
 }

@@ -141,6 +141,112 @@ SYM_FUNC_START(djp_test_victim)
 SYM_FUNC_END(djp_test_victim)
 
 /*
+ * One for each kind of relocation. Each returns 0 if all went as it should; the
+ * probe point is the label _probe, or the entry.
+ */
+
+/* Taken and not taken, rel8; other flags than the tested one are kept. */
+SYM_FUNC_START(djp_test_jcc)
+	movl	$3, %ecx
+	xorl	%eax, %eax
+	stc
+SYM_INNER_LABEL(djp_test_jcc_probe, SYM_L_GLOBAL)
+3:	leal	1(%rax), %eax		/* 3 bytes */
+	jc	1f			/* 2: taken at first */
+	cmpl	$2, %eax		/* the second time: not taken */
+	jne	2f
+	movl	$0, %eax
+2:	RET
+1:	clc
+	jmp	3b
+SYM_FUNC_END(djp_test_jcc)
+
+SYM_FUNC_START(djp_test_jmp)
+	xorl	%eax, %eax
+	jmp	1f
+SYM_INNER_LABEL(djp_test_jmp_probe, SYM_L_GLOBAL)
+3:	incl	%eax			/* 2 bytes */
+	jmp	2f			/* 2; one int3 of padding follows */
+	int3
+	int3
+1:	movl	$-1, %eax
+	jmp	3b
+2:	RET
+SYM_FUNC_END(djp_test_jmp)
+
+SYM_FUNC_START(djp_test_loop)
+	movl	$5, %ecx
+	xorl	%eax, %eax
+	stc
+SYM_INNER_LABEL(djp_test_loop_probe, SYM_L_GLOBAL)
+3:	leal	1(%rax), %eax		/* 3 bytes */
+	loop	3b			/* 2 */
+	jnc	1f			/* loop changes no flag */
+	jrcxz	2f			/* and counts %rcx down to 0 */
+1:	movl	$-1, %eax
+	RET
+2:	subl	$5, %eax
+	RET
+SYM_FUNC_END(djp_test_loop)
+
+/* The callee compares its return address with %rsi: 0 if it is that. */
+SYM_FUNC_START_LOCAL(djp_test_callee)
+	movq	%rsi, %rax
+	subq	(%rsp), %rax
+	RET
+SYM_FUNC_END(djp_test_callee)
+
+SYM_FUNC_START(djp_test_call)
+	movl	$-1, %eax
+	leaq	1f(%rip), %rsi
+SYM_INNER_LABEL(djp_test_call_probe, SYM_L_GLOBAL)
+	call	djp_test_callee
+1:	RET
+SYM_FUNC_END(djp_test_call)
+
+SYM_FUNC_START(djp_test_icall)
+	leaq	djp_test_callee(%rip), %rdx
+	leaq	1f(%rip), %rsi
+SYM_INNER_LABEL(djp_test_icall_probe, SYM_L_GLOBAL)
+	leal	1(%rax), %eax		/* 3 bytes */
+	ANNOTATE_RETPOLINE_SAFE
+	call	*%rdx			/* 2 */
+1:	RET
+SYM_FUNC_END(djp_test_icall)
+
+/*
+ * A tail call through memory. Its function counts as full of branch targets, so
+ * the jump alone has to be long enough.
+ */
+SYM_FUNC_START_LOCAL(djp_test_tail_call)
+SYM_INNER_LABEL(djp_test_ijmp_probe, SYM_L_GLOBAL)
+	ANNOTATE_RETPOLINE_SAFE
+	jmp	*djp_test_callee_pointer(%rip)
+SYM_FUNC_END(djp_test_tail_call)
+
+SYM_FUNC_START(djp_test_ijmp)
+	leaq	1f(%rip), %rsi
+	call	djp_test_tail_call
+1:	RET
+SYM_FUNC_END(djp_test_ijmp)
+
+	.data
+	.balign	8
+SYM_DATA_LOCAL(djp_test_callee_pointer, .quad djp_test_callee)
+	.text
+
+/* A return with padding behind it: live text has int3s there. */
+SYM_FUNC_START(djp_test_ret)
+	movl	$0, %eax
+SYM_INNER_LABEL(djp_test_ret_probe, SYM_L_GLOBAL)
+	RET
+	int3
+	int3
+	int3
+	int3
+SYM_FUNC_END(djp_test_ret)
+
+/*
  * Functions that can't take a jump at their first instruction, each for one
  * reason; djp_test_no_REASON, with _ for -. Nobody calls them.
  */
@@ -152,12 +258,24 @@ SYM_FUNC_START(djp_test_no_\name)
 SYM_FUNC_END(djp_test_no_\name)
 .endm
 
-	refused insn_branch	je djp_test_plain
-	refused insn_call	call djp_test_plain
+	refused insn_branch	xbegin djp_test_plain
 	refused insn_trap	int $0x80
 	refused insn_privileged	sti
 
+SYM_FUNC_START(djp_test_no_insn_call)
+	nop
+	ANNOTATE_RETPOLINE_SAFE
+	call	*%rax			/* 2 bytes: returns to the fourth */
+	nopl	8(%rax,%rax)
+	RET
+SYM_FUNC_END(djp_test_no_insn_call)
+
 SYM_FUNC_START(djp_test_no_insn_return)
+	jmp	1f			/* 2 bytes */
+2:	movl	%eax, %eax
+	RET
+1:	testl	%eax, %eax
+	je	2b
 	RET
 SYM_FUNC_END(djp_test_no_insn_return)
 

@@ -42,62 +42,51 @@ static bool djp_no_such_opcode(const struct insn *insn)
 	return false;
 }
 
-/*
- * Instructions that do not do the same elsewhere, or that this version does not
- * relocate. What is not named is copied; what the decoder does not know never
- * comes here.
- */
-static enum djp_reason djp_check_opcode(const struct insn *insn)
+static bool djp_is_rip_relative(const struct insn *insn)
 {
-	u8 op1 = insn->opcode.bytes[0];
-	u8 op2 = insn->opcode.bytes[1];
+	return insn->modrm.nbytes && (insn->modrm.bytes[0] & 0xc7) == 0x05;
+}
+
+static bool djp_uses_rsp(const struct insn *insn)
+{
 	u8 modrm = insn->modrm.bytes[0];
-	u8 reg = X86_MODRM_REG(modrm);
 
-	if (insn->vex_prefix.nbytes)
-		return DJP_OK;
+	if (insn->rex_prefix.nbytes && X86_REX_B(insn->rex_prefix.bytes[0]))
+		return false;	/* r12 */
+	if (X86_MODRM_MOD(modrm) == 3)
+		return X86_MODRM_RM(modrm) == 4;
+	return insn->sib.nbytes && X86_SIB_BASE(insn->sib.bytes[0]) == 4;
+}
 
-	switch (op1) {
-	case 0x70 ... 0x7f:	/* jcc */
-	case 0xe0 ... 0xe3:	/* loop, jrcxz */
-	case 0xe9:		/* jmp */
-	case 0xeb:
-		return DJP_INSN_BRANCH;
-	case 0xe8:		/* call */
-		return DJP_INSN_CALL;
-	case 0xc2:		/* ret */
-	case 0xc3:
-	case 0xca:
-	case 0xcb:
-		return DJP_INSN_RETURN;
-	case 0xcc:		/* int3, int, int1 */
-	case 0xcd:
-	case 0xf1:
-		return DJP_INSN_TRAP;
-	case 0xcf:		/* iret */
-	case 0xf4:		/* hlt */
-	case 0xfb:		/* sti: its shadow covers the next instruction only */
-		return DJP_INSN_PRIVILEGED;
-	case 0x8e:		/* mov to a segment register: ss has a shadow too */
-		return reg == 2 ? DJP_INSN_PRIVILEGED : DJP_OK;
-	case 0xc6:
-	case 0xc7:		/* xabort, xbegin */
-		return modrm == 0xf8 ? DJP_INSN_BRANCH : DJP_OK;
-	case 0xff:
-		if (reg == 2 || reg == 3)
+/* ff /2 to /5: calls and jumps through a register or memory. */
+static enum djp_reason djp_check_indirect(const struct insn *insn,
+					  struct djp_insn *d)
+{
+	switch (X86_MODRM_REG(insn->modrm.bytes[0])) {
+	case 2:
+		/* The return address is pushed first, and would move (%rsp). */
+		if (djp_uses_rsp(insn))
 			return DJP_INSN_CALL;
-		if (reg == 4 || reg == 5)
-			return DJP_INSN_BRANCH;
+		d->relocation = DJP_CALL_INDIRECT;
 		return DJP_OK;
-	case 0x0f:
-		break;
-	default:
+	case 4:
+		d->relocation = DJP_END;
 		return DJP_OK;
-	}
-
-	switch (op2) {
-	case 0x80 ... 0x8f:	/* jcc */
+	case 3:		/* far */
+	case 5:
 		return DJP_INSN_BRANCH;
+	}
+	return DJP_OK;
+}
+
+static enum djp_reason djp_check_0f(const struct insn *insn, struct djp_insn *d)
+{
+	u8 modrm = insn->modrm.bytes[0];
+
+	switch (insn->opcode.bytes[1]) {
+	case 0x80 ... 0x8f:	/* jcc */
+		d->relocation = DJP_JCC;
+		return DJP_OK;
 	case 0x0b:		/* ud2, ud1, ud0 */
 	case 0xb9:
 	case 0xff:
@@ -120,18 +109,120 @@ static enum djp_reason djp_check_opcode(const struct insn *insn)
 	return DJP_OK;
 }
 
-static enum djp_reason djp_check_insn(const struct insn *insn)
+/*
+ * How an instruction is displaced, or why it is not. What is not named is
+ * copied; what the decoder does not know never comes here.
+ */
+static enum djp_reason djp_check_opcode(const struct insn *insn,
+					struct djp_insn *d)
 {
-	if (djp_no_such_opcode(insn))
-		return DJP_UNDECODABLE;
-	return djp_check_opcode(insn);
+	u8 modrm = insn->modrm.bytes[0];
+
+	switch (insn->opcode.bytes[0]) {
+	case 0x70 ... 0x7f:
+		d->relocation = DJP_JCC;
+		return DJP_OK;
+	case 0xe0 ... 0xe3:
+		d->relocation = DJP_LOOP;
+		return DJP_OK;
+	case 0xe8:
+		d->relocation = DJP_CALL;
+		return DJP_OK;
+	case 0xe9:
+	case 0xeb:
+		d->relocation = DJP_JMP;
+		return DJP_OK;
+	case 0xc2:		/* ret */
+	case 0xc3:
+		d->relocation = DJP_END;
+		return DJP_OK;
+	case 0xff:
+		return djp_check_indirect(insn, d);
+	case 0x0f:
+		return djp_check_0f(insn, d);
+	case 0xcc:		/* int3, int, int1 */
+	case 0xcd:
+	case 0xf1:
+		return DJP_INSN_TRAP;
+	case 0xca:		/* far ret, iret */
+	case 0xcb:
+	case 0xcf:
+	case 0xf4:		/* hlt */
+	case 0xfb:		/* sti: its shadow covers the next instruction only */
+		return DJP_INSN_PRIVILEGED;
+	case 0x8e:		/* mov to a segment register: ss has a shadow too */
+		return X86_MODRM_REG(modrm) == 2 ? DJP_INSN_PRIVILEGED : DJP_OK;
+	case 0xc6:
+	case 0xc7:		/* xabort, xbegin */
+		return modrm == 0xf8 ? DJP_INSN_BRANCH : DJP_OK;
+	}
+	return DJP_OK;
 }
 
-static int djp_decode_dcr(struct djp_dcr *dcr, unsigned long end,
-			  struct djp_refusal *refusal)
+static enum djp_reason djp_check_insn(const struct insn *insn,
+				      unsigned long addr, struct djp_insn *d)
+{
+	enum djp_reason reason;
+
+	if (djp_no_such_opcode(insn))
+		return DJP_UNDECODABLE;
+	d->len = insn->length;
+	d->op = insn->prefixes.nbytes + insn->rex_prefix.nbytes;
+	d->target = addr + insn->length + (long)(s32)insn->immediate.value;
+	if (!insn->vex_prefix.nbytes) {
+		reason = djp_check_opcode(insn, d);
+		if (reason != DJP_OK)
+			return reason;
+		/* Processors differ in what they make of a rel16. */
+		if (d->relocation != DJP_COPY && insn->opnd_bytes == 2)
+			return DJP_INSN_BRANCH;
+	}
+	if (djp_is_rip_relative(insn)) {
+		d->disp = insn_offset_displacement((struct insn *)insn);
+		if (d->relocation == DJP_COPY)
+			d->relocation = DJP_RIP;
+	}
+	return DJP_OK;
+}
+
+/*
+ * Behind a return or a jump: padding that is never executed may be covered.
+ * Beyond the function's end, too; a function that starts there is a branch
+ * target, which is looked for later.
+ */
+static int djp_decode_padding(struct djp_dcr *dcr, unsigned long addr,
+			      struct djp_refusal *refusal)
+{
+	struct insn insn;
+	int len;
+
+	while (addr < dcr->addr + DJP_JMP32_LEN) {
+		len = djp_decode(&insn, addr, addr + MAX_INSN_SIZE);
+		if (len < 0)
+			return djp_refuse(refusal, DJP_INSN_RETURN, addr);
+		switch (insn.opcode.bytes[0]) {
+		case 0xcc:
+		case 0x90:
+			break;
+		case 0x0f:
+			if (insn.opcode.bytes[1] == 0x1f)	/* nopl, nopw */
+				break;
+			fallthrough;
+		default:
+			return djp_refuse(refusal, DJP_INSN_RETURN, addr);
+		}
+		addr += len;
+	}
+	dcr->len = addr - dcr->addr;
+	return 0;
+}
+
+static int djp_decode_insns(struct djp_dcr *dcr, unsigned long end,
+			    struct djp_refusal *refusal)
 {
 	unsigned long addr = dcr->addr;
 	enum djp_reason reason;
+	struct djp_insn *d;
 	struct insn insn;
 	int len;
 
@@ -141,23 +232,37 @@ static int djp_decode_dcr(struct djp_dcr *dcr, unsigned long end,
 		len = djp_decode(&insn, addr, end);
 		if (len < 0)
 			return djp_refuse(refusal, DJP_UNDECODABLE, addr);
-		reason = djp_check_insn(&insn);
+		d = &dcr->insns[dcr->nr_insns];
+		d->off = addr - dcr->addr;
+		reason = djp_check_insn(&insn, addr, d);
 		if (reason != DJP_OK)
 			return djp_refuse(refusal, reason, addr);
 		if (djp_k.search_exception_tables(addr))
 			return djp_refuse(refusal, DJP_EXTABLE, addr);
-		if (insn.modrm.nbytes &&
-		    (insn.modrm.bytes[0] & 0xc7) == 0x05) {
-			unsigned int off = addr - dcr->addr;
-
-			dcr->rip[dcr->nr_rip].disp =
-				off + insn_offset_displacement(&insn);
-			dcr->rip[dcr->nr_rip].next = off + len;
-			dcr->nr_rip++;
-		}
+		dcr->nr_insns++;
 		addr += len;
+		if (djp_ends_region(d))
+			return djp_decode_padding(dcr, addr, refusal);
+		if ((d->relocation == DJP_CALL ||
+		     d->relocation == DJP_CALL_INDIRECT) &&
+		    addr < dcr->addr + DJP_JMP32_LEN)
+			return djp_refuse(refusal, DJP_INSN_CALL, addr - len);
 	}
 	dcr->len = addr - dcr->addr;
+	return 0;
+}
+
+static int djp_decode_dcr(struct djp_dcr *dcr, unsigned long end,
+			  struct djp_refusal *refusal)
+{
+	int ret = djp_decode_insns(dcr, end, refusal);
+
+	if (ret)
+		return ret;
+	/* Nothing behind a return or jump at the region's fifth byte or later. */
+	dcr->len = max_t(unsigned int, dcr->len,
+			 dcr->insns[dcr->nr_insns - 1].off +
+			 dcr->insns[dcr->nr_insns - 1].len);
 	memcpy(dcr->text, (void *)dcr->addr, dcr->len);
 	djp_original_text(dcr->addr, dcr->text, dcr->len);
 	return 0;
@@ -265,6 +370,8 @@ int djp_check_site(unsigned long addr, struct module *mod, struct djp_dcr *dcr,
 	ret = djp_decode_dcr(dcr, addr - offset + size, refusal);
 	if (ret)
 		return ret;
+	if (addr + dcr->len > djp_textmap_end(map))
+		return djp_refuse(refusal, DJP_TOO_NEAR_END, addr);
 	target = djp_textmap_target(map, addr + 1, addr + dcr->len);
 	if (target)
 		return djp_refuse(refusal, DJP_BRANCH_TARGET, target);

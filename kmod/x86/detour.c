@@ -7,8 +7,8 @@
  *	cld; call djp_handler_entry	if there are handlers
  *	incq %gs:COUNTER		for each probe that only counts
  *	popfq
- *	the displaced instructions
- *	jmp behind the DCR
+ *	the displaced instructions	relocated, see enum djp_relocation
+ *	jmp behind the DCR		unless they end in a jump, return or call
  *
  * The memory is never writable and executable at once: text_poke_copy() writes
  * it through an alias that only the writing CPU has, and only while it writes.
@@ -26,8 +26,15 @@
 
 #define DJP_PUSHFQ	0x9c
 #define DJP_POPFQ	0x9d
-#define DJP_CALL	0xe8
+#define DJP_CALL32	0xe8
 #define DJP_CLD		0xfc
+#define DJP_PUSH_IMM32	0x68
+
+/*
+ * The longest that a region becomes: five instructions, each up to 9 bytes (loop)
+ * or unchanged, a call (10) or the way back (5).
+ */
+#define DJP_REGION_MAX	(DJP_DCR_MAX + DJP_JMP32_LEN * 9 + 10)
 
 /* The longest increment, see djp_emit_count(). */
 #define DJP_COUNT_MAX	16
@@ -99,25 +106,98 @@ static void djp_emit_count(struct djp_code *code,
 	djp_emit(code, "\x65\x48\xff\x00\x58", 5);
 }
 
-static bool djp_emit_displaced(struct djp_code *code, const struct djp_dcr *dcr)
+/* Copy an instruction, moving its RIP-relative operand. */
+static bool djp_emit_copy(struct djp_code *code, const struct djp_dcr *dcr,
+			  const struct djp_insn *insn)
 {
+	unsigned long from = dcr->addr + insn->off;
+	long delta = from - (code->base + code->len);
 	u8 *copy = code->buf + code->len;
-	long delta = dcr->addr - (code->base + code->len);
-	int i;
+	s32 disp;
+	long moved;
 
-	djp_emit(code, dcr->text, dcr->len);
-	for (i = 0; i < dcr->nr_rip; i++) {
-		s32 disp;
-		long moved;
+	djp_emit(code, dcr->text + insn->off, insn->len);
+	if (!insn->disp)
+		return true;
+	memcpy(&disp, copy + insn->disp, sizeof(disp));
+	moved = disp + delta;
+	disp = moved;
+	memcpy(copy + insn->disp, &disp, sizeof(disp));
+	return moved == disp;
+}
 
-		memcpy(&disp, copy + dcr->rip[i].disp, sizeof(disp));
-		moved = disp + delta;
-		disp = moved;
-		if (moved != disp)
-			return false;
-		memcpy(copy + dcr->rip[i].disp, &disp, sizeof(disp));
+/*
+ * A call is the last instruction, and returns to behind the original one: the
+ * address on the stack is that which an unwinder, or the callee, expects.
+ */
+static bool djp_emit_push_return(struct djp_code *code,
+				 const struct djp_dcr *dcr)
+{
+	unsigned long ret = dcr->addr + dcr->len;
+	s32 imm = ret;
+
+	djp_emit1(code, DJP_PUSH_IMM32);
+	djp_emit(code, &imm, sizeof(imm));
+	return (long)ret == imm;
+}
+
+/* "call *" to "jmp *": the opcode extension in ModRM goes from 2 to 4. */
+static bool djp_emit_call_indirect(struct djp_code *code,
+				   const struct djp_dcr *dcr,
+				   const struct djp_insn *insn)
+{
+	bool ok = djp_emit_push_return(code, dcr);
+	size_t start = code->len;
+
+	ok &= djp_emit_copy(code, dcr, insn);
+	code->buf[start + insn->op + 1] ^= (2 ^ 4) << 3;
+	return ok;
+}
+
+static bool djp_emit_displaced(struct djp_code *code, const struct djp_dcr *dcr,
+			       const struct djp_insn *insn)
+{
+	u8 opcode = dcr->text[insn->off + insn->op];
+
+	switch (insn->relocation) {
+	case DJP_JCC:
+		/* rel8: 7x; rel32: 0f 8x */
+		if (opcode == 0x0f)
+			opcode = dcr->text[insn->off + insn->op + 1];
+		djp_emit1(code, 0x0f);
+		return djp_emit_rel32(code, 0x80 | (opcode & 0x0f),
+				      insn->target);
+	case DJP_JMP:
+		return djp_emit_rel32(code, DJP_JMP32, insn->target);
+	case DJP_LOOP:
+		/* Taken: over the short jump, to the near one. */
+		djp_emit(code, dcr->text + insn->off, insn->op);
+		djp_emit1(code, opcode);
+		djp_emit(code, "\x02\xeb\x05", 3);
+		return djp_emit_rel32(code, DJP_JMP32, insn->target);
+	case DJP_CALL:
+		return djp_emit_push_return(code, dcr) &
+			djp_emit_rel32(code, DJP_JMP32, insn->target);
+	case DJP_CALL_INDIRECT:
+		return djp_emit_call_indirect(code, dcr, insn);
+	default:
+		return djp_emit_copy(code, dcr, insn);
 	}
-	return true;
+}
+
+/* The displaced instructions, and the way back if control gets there. */
+static bool djp_emit_region(struct djp_code *code, const struct djp_dcr *dcr)
+{
+	const struct djp_insn *last = &dcr->insns[dcr->nr_insns - 1];
+	bool ok = true;
+	unsigned int i;
+
+	for (i = 0; i < dcr->nr_insns; i++)
+		ok &= djp_emit_displaced(code, dcr, &dcr->insns[i]);
+	if (djp_ends_region(last) || last->relocation == DJP_CALL ||
+	    last->relocation == DJP_CALL_INDIRECT)
+		return ok;
+	return ok & djp_emit_rel32(code, DJP_JMP32, dcr->addr + dcr->len);
 }
 
 static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
@@ -133,7 +213,7 @@ static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
 	if (handlers) {
 		/* C code wants the direction flag clear; memmove() sets it. */
 		djp_emit1(code, DJP_CLD);
-		ok &= djp_emit_rel32(code, DJP_CALL,
+		ok &= djp_emit_rel32(code, DJP_CALL32,
 				     (unsigned long)djp_handler_entry);
 	}
 	for (i = 0; i < detour->nr_actions; i++) {
@@ -141,8 +221,7 @@ static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
 			djp_emit_count(code, detour->actions[i].counter);
 	}
 	djp_emit1(code, DJP_POPFQ);
-	ok &= djp_emit_displaced(code, dcr);
-	ok &= djp_emit_rel32(code, DJP_JMP32, detour->back);
+	ok &= djp_emit_region(code, dcr);
 	detour->len = code->base + code->len - detour->text;
 	return ok;
 }
@@ -253,7 +332,7 @@ struct djp_detour *djp_detour_build(const struct djp_site *site,
 		return NULL;
 
 	detour->alloc_len = sizeof(detour) + 2 + DJP_JMP32_LEN +
-		nr * DJP_COUNT_MAX + 1 + DJP_DCR_MAX + DJP_JMP32_LEN;
+		nr * DJP_COUNT_MAX + 1 + DJP_REGION_MAX;
 	detour->alloc = djp_slot_alloc(detour->alloc_len);
 	code.buf = kmalloc(detour->alloc_len, GFP_KERNEL);
 	code.base = detour->alloc;

@@ -362,6 +362,15 @@ void djp_textmap_drop(const struct module *mod)
 }
 
 /**
+ * djp_textmap_end() - one behind the last byte of a map
+ * @map: the map
+ */
+unsigned long djp_textmap_end(const struct djp_textmap *map)
+{
+	return map->end;
+}
+
+/**
  * djp_textmap_insn() - does an instruction start here?
  * @map: the map
  * @addr: an address in it

@@ -15,6 +15,7 @@ int djp_textmap_init(void);
 void djp_textmap_exit(void);
 struct djp_textmap *djp_textmap_get(unsigned long addr, struct module *mod);
 void djp_textmap_drop(const struct module *mod);
+unsigned long djp_textmap_end(const struct djp_textmap *map);
 bool djp_textmap_insn(const struct djp_textmap *map, unsigned long addr);
 unsigned long djp_textmap_target(const struct djp_textmap *map,
 				 unsigned long start, unsigned long end);

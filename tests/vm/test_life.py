@@ -10,7 +10,23 @@ pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("targets")]
 
 CALL = "/sys/kernel/debug/djp_test/call"
 #: Functions of kmod/test/targets.S that take a jump.
-JUMPABLE = ("djp_test_plain", "djp_test_rip", "djp_test_state_probe", "djp_test_victim")
+JUMPABLE = (
+    "djp_test_plain", "djp_test_rip", "djp_test_state_probe", "djp_test_victim",
+    "djp_test_jcc_probe", "djp_test_jmp_probe", "djp_test_loop_probe", "djp_test_call_probe",
+    "djp_test_icall_probe", "djp_test_ijmp_probe", "djp_test_ret_probe",
+)  # fmt: skip
+#: How often one call of a function reaches its probe point, where that is not once.
+PASSES = {"djp_test_jcc_probe": 2, "djp_test_loop_probe": 5}
+#: What explain says of each that is more than a copy.
+RELOCATIONS = {
+    "djp_test_rip": [(0, "rip")],
+    "djp_test_jcc_probe": [(3, "jcc")],
+    "djp_test_jmp_probe": [(2, "jmp")],
+    "djp_test_loop_probe": [(3, "loop")],
+    "djp_test_call_probe": [(0, "call")],
+    "djp_test_icall_probe": [(3, "call")],
+    "djp_test_ijmp_probe": [(0, "rip")],
+}
 
 
 def call(guest: Guest, times: int) -> dict[str, tuple[int, int]]:
@@ -37,7 +53,8 @@ def test_each_state_fires_and_changes_nothing(watched: Guest, probes: Probes) ->
     assert no_wrong(in_bypass)
     for target, probe in added.items():
         assert probe.state == "bypass"
-        assert probe.hits == calls_of(in_bypass, target) - calls_of(before, target) == 100
+        calls = calls_of(in_bypass, target) - calls_of(before, target)
+        assert (calls, probe.hits) == (100, 100 * PASSES.get(target, 1)), target
 
     result = probes.commit()
     assert result.complete
@@ -46,16 +63,17 @@ def test_each_state_fires_and_changes_nothing(watched: Guest, probes: Probes) ->
     assert no_wrong(as_jump)
     for target, probe in added.items():
         assert probe.state == "jump"
-        assert probe.hits == calls_of(as_jump, target) - calls_of(before, target) == 1100
+        calls = calls_of(as_jump, target) - calls_of(before, target)
+        assert (calls, probe.hits) == (1100, 1100 * PASSES.get(target, 1)), target
 
     probes.disable(*added.values())
     assert no_wrong(call(watched, 50))
     assert {probe.state for probe in added.values()} == {"disabled"}
-    assert {probe.hits for probe in added.values()} == {1100}
+    assert all(probe.hits == 1100 * PASSES.get(name, 1) for name, probe in added.items())
 
     probes.enable(*added.values())
     assert no_wrong(call(watched, 5))
-    assert {probe.hits for probe in added.values()} == {1105}
+    assert all(probe.hits == 1105 * PASSES.get(name, 1) for name, probe in added.items())
 
     probes.remove(*added.values())
     assert probes.list() == []
@@ -125,7 +143,7 @@ def test_a_bad_line_changes_nothing(watched: Guest, probes: Probes) -> None:
         ("p:one __rcu_read_lock", "__rcu_read_lock", Reason.INT3_PATH),
         ("p:one djprobes:djp_update_locked", "djprobes:djp_update_locked", Reason.OWN_TEXT),
         ("p:one djp_test:djp_test_branch", "djp_test:djp_test_branch", Reason.BRANCH_TARGET),
-        ("p:one djp_test:djp_test_victim+4", "djp_test:djp_test_victim+4", Reason.INSN_RETURN),
+        ("p:one djp_test:djp_test_no_insn_return", "djp_test:djp_test_no_insn_return", Reason.INSN_RETURN),
         ("-:nobody", "-:nobody", Reason.NO_SUCH_PROBE),
         ("enable nobody", "nobody", Reason.NO_SUCH_PROBE),
         ("commit now", "now", Reason.SYNTAX),
@@ -170,7 +188,9 @@ def test_explain(probes: Probes) -> None:
     good = probes.explain("djp_test:djp_test_rip")
     assert (good.verdict, good.method, good.reason) == ("jump", "jump", Reason.OK)
     assert good.dcr[:3] == bytes.fromhex("48ff05")
-    assert [(it.offset, it.kind) for it in good.relocations] == [(3, "rip")]
+    for target, relocations in RELOCATIONS.items():
+        explained = probes.explain(f"djp_test:{target}")
+        assert [(it.offset, it.kind) for it in explained.relocations] == relocations
     bad = probes.explain("djp_test:djp_test_branch")
     assert (bad.verdict, bad.reason) == ("refused", Reason.BRANCH_TARGET)
     probes.add("djp_test:djp_test_rip")
