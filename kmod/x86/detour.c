@@ -39,6 +39,11 @@
 /* The longest increment, see djp_emit_count(). */
 #define DJP_COUNT_MAX	16
 
+/* With its own pointer and the call of the handlers. */
+#define DJP_DETOUR_MAX(nr_actions) \
+	(sizeof(void *) + 3 + DJP_JMP32_LEN + \
+	 (nr_actions) * DJP_COUNT_MAX + DJP_REGION_MAX)
+
 /**
  * struct djp_chunk - executable memory for many detours
  * @node: on djp_chunks
@@ -331,13 +336,17 @@ struct djp_detour *djp_detour_build(const struct djp_site *site,
 	if (!detour)
 		return NULL;
 
-	detour->alloc_len = sizeof(detour) + 2 + DJP_JMP32_LEN +
-		nr * DJP_COUNT_MAX + 1 + DJP_REGION_MAX;
-	detour->alloc = djp_slot_alloc(detour->alloc_len);
-	code.buf = kmalloc(detour->alloc_len, GFP_KERNEL);
-	code.base = detour->alloc;
-	if (!detour->alloc || !code.buf)
+	code.buf = kmalloc(DJP_DETOUR_MAX(nr), GFP_KERNEL);
+	if (!code.buf)
 		goto fail;
+	/* Once for its length, which does not depend on where it is. */
+	djp_emit_all(&code, detour, &site->dcr, handlers);
+	detour->alloc_len = code.len;
+	detour->alloc = djp_slot_alloc(detour->alloc_len);
+	if (!detour->alloc)
+		goto fail;
+	code.len = 0;
+	code.base = detour->alloc;
 	if (!djp_emit_all(&code, detour, &site->dcr, handlers)) {
 		djp_refuse(refusal, DJP_OUT_OF_RANGE, site->dcr.addr);
 		goto fail;

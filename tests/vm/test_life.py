@@ -143,7 +143,11 @@ def test_a_bad_line_changes_nothing(watched: Guest, probes: Probes) -> None:
         ("p:one __rcu_read_lock", "__rcu_read_lock", Reason.INT3_PATH),
         ("p:one djprobes:djp_update_locked", "djprobes:djp_update_locked", Reason.OWN_TEXT),
         ("p:one djp_test:djp_test_branch", "djp_test:djp_test_branch", Reason.BRANCH_TARGET),
-        ("p:one djp_test:djp_test_no_insn_return", "djp_test:djp_test_no_insn_return", Reason.INSN_RETURN),
+        (
+            "p:one djp_test:djp_test_no_insn_return",
+            "djp_test:djp_test_no_insn_return",
+            Reason.INSN_RETURN,
+        ),
         ("-:nobody", "-:nobody", Reason.NO_SUCH_PROBE),
         ("enable nobody", "nobody", Reason.NO_SUCH_PROBE),
         ("commit now", "now", Reason.SYNTAX),
