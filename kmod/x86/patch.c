@@ -61,6 +61,38 @@ static bool djp_poke_verify(struct djp_poke *pokes, int nr)
 	return ok;
 }
 
+enum djp_phase { DJP_PUT_INT3, DJP_PUT_TAIL, DJP_PUT_FIRST };
+
+/* One phase at all sites, then one IPI to all CPUs. */
+static void djp_poke_phase(const struct djp_poke *pokes, int nr,
+			   enum djp_phase phase)
+{
+	const u8 int3 = DJP_INT3;
+	bool wrote = false;
+	int i;
+
+	for (i = 0; i < nr; i++) {
+		const struct djp_poke *p = &pokes[i];
+		u8 *site = (u8 *)p->site->dcr.addr;
+
+		if (p->foreign)
+			continue;
+		if (phase == DJP_PUT_INT3 && p->int3)
+			djp_k.text_poke(site, &int3, 1);
+		else if (phase == DJP_PUT_TAIL && p->tail)
+			djp_k.text_poke(site + 1, p->text + 1,
+					DJP_JMP32_LEN - 1);
+		else if (phase == DJP_PUT_FIRST && p->first)
+			djp_k.text_poke(site, p->text, 1);
+		else
+			continue;
+		wrote = true;
+		cond_resched();
+	}
+	if (wrote)
+		djp_text_sync();
+}
+
 /**
  * djp_poke_all() - write the text of many sites
  * @pokes: what to write where
@@ -75,54 +107,16 @@ static bool djp_poke_verify(struct djp_poke *pokes, int nr)
  */
 int djp_poke_all(struct djp_poke *pokes, int nr, bool all_or_nothing)
 {
-	const u8 int3 = DJP_INT3;
-	bool wrote;
 	int ret = 0;
-	int i;
 
 	mutex_lock(djp_k.text_mutex);
-	if (!djp_poke_verify(pokes, nr) && all_or_nothing) {
+	if (djp_poke_verify(pokes, nr) || !all_or_nothing) {
+		djp_poke_phase(pokes, nr, DJP_PUT_INT3);
+		djp_poke_phase(pokes, nr, DJP_PUT_TAIL);
+		djp_poke_phase(pokes, nr, DJP_PUT_FIRST);
+	} else {
 		ret = -EBUSY;
-		goto out;
 	}
-
-	for (i = 0, wrote = false; i < nr; i++) {
-		struct djp_poke *p = &pokes[i];
-
-		if (p->foreign || !p->int3)
-			continue;
-		djp_k.text_poke((void *)p->site->dcr.addr, &int3, 1);
-		wrote = true;
-		cond_resched();
-	}
-	if (wrote)
-		djp_text_sync();
-
-	for (i = 0, wrote = false; i < nr; i++) {
-		struct djp_poke *p = &pokes[i];
-
-		if (p->foreign || !p->tail)
-			continue;
-		djp_k.text_poke((void *)(p->site->dcr.addr + 1), p->text + 1,
-				DJP_JMP32_LEN - 1);
-		wrote = true;
-		cond_resched();
-	}
-	if (wrote)
-		djp_text_sync();
-
-	for (i = 0, wrote = false; i < nr; i++) {
-		struct djp_poke *p = &pokes[i];
-
-		if (p->foreign || !p->first)
-			continue;
-		djp_k.text_poke((void *)p->site->dcr.addr, p->text, 1);
-		wrote = true;
-		cond_resched();
-	}
-	if (wrote)
-		djp_text_sync();
-out:
 	mutex_unlock(djp_k.text_mutex);
 	return ret;
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyctl import ControlError, Guest, Probes, Reason, RefusedError
+from pyctl.verify.peek import peek
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("targets")]
 
@@ -78,6 +79,33 @@ def test_each_state_fires_and_changes_nothing(watched: Guest, probes: Probes) ->
     probes.remove(*added.values())
     assert probes.list() == []
     assert no_wrong(call(watched, 50))
+
+
+def test_only_the_jumps_change_the_text_and_all_is_put_back(watched: Guest, probes: Probes) -> None:
+    """Byte for byte, for the module that is probed; test_demo does it for the kernel."""
+    lines = watched.transport.run(["grep", "-F", "[djp_test]", "/proc/kallsyms"]).text
+    symbols = [int(line.split()[0], 16) for line in lines.splitlines() if line.split()[1] in "tT"]
+    start, length = min(symbols), max(symbols) - min(symbols) + 64
+
+    def text() -> bytes:
+        return peek(watched.transport, [start], length)[0]
+
+    before = text()
+    added = probes.add_many([f"djp_test:{target}" for target in JUMPABLE])
+    in_bypass = text()
+    sites = [probe.address - start for probe in added]
+    assert changed(before, in_bypass) == set(sites)
+    assert {in_bypass[site] for site in sites} == {0xCC}
+    probes.commit()
+    as_jump = text()
+    assert {as_jump[site] for site in sites} == {0xE9}
+    assert changed(before, as_jump) <= {site + i for site in sites for i in range(5)}
+    probes.remove_all()
+    assert text() == before
+
+
+def changed(before: bytes, after: bytes) -> set[int]:
+    return {i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b}
 
 
 def test_probes_share_an_address(watched: Guest, probes: Probes) -> None:
