@@ -22,6 +22,7 @@
 
 	.text
 SYM_FUNC_START(djp_handler_entry)
+	ANNOTATE_NOENDBR		/* reached by direct calls only */
 	pushq	$__KERNEL_DS		/* ss */
 	pushq	%rsp			/* sp */
 	addq	$24, (%rsp)		/* was: below ss, return address, flags */

@@ -8,6 +8,24 @@ import pytest
 
 from pyctl import Guest, Probes
 from pyctl.module import SOURCE as KMOD
+from vm import keeper
+from vm.settings import Settings
+from vm.state import guests
+
+
+@pytest.fixture(scope="session")
+def settings() -> Settings:
+    return Settings.from_env()
+
+
+@pytest.fixture(autouse=True)
+def tidy(settings: Settings) -> Iterator[None]:
+    """Remove the traces of guests that a test let crash."""
+    before = {state.instance for state in guests(settings.cache)}
+    yield
+    for state in guests(settings.cache):
+        if state.instance not in before and state.phase != "up":
+            keeper.down(state.instance, settings)
 
 
 @pytest.fixture(scope="module")

@@ -36,11 +36,6 @@ NAME = "bookworm-cloud"
 
 
 @pytest.fixture(scope="session")
-def settings() -> Settings:
-    return Settings.from_env()
-
-
-@pytest.fixture(scope="session")
 def made(settings: Settings) -> Plan:
     """All images made, and the emulator found good."""
     return plan(NAME, settings)
@@ -50,16 +45,6 @@ def made(settings: Settings) -> Plan:
 def guest(made: Plan) -> Iterator[Machine]:
     with Machine.boot(NAME) as machine:
         yield machine
-
-
-@pytest.fixture(autouse=True)
-def tidy(settings: Settings) -> Iterator[None]:
-    """Remove the traces of guests that a test let crash."""
-    before = {state.instance for state in guests(settings.cache)}
-    yield
-    for state in guests(settings.cache):
-        if state.instance not in before and state.phase != "up":
-            keeper.down(state.instance, settings)
 
 
 def shell(machine: Machine, command: str) -> str:
