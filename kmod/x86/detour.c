@@ -216,10 +216,13 @@ static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
 	detour->text = code->base + code->len;
 	djp_emit1(code, DJP_PUSHFQ);
 	if (handlers) {
+		unsigned long entry = (unsigned long)djp_handler_entry;
+
+		/* Or objtool sees an address that is folded with others. */
+		OPTIMIZER_HIDE_VAR(entry);
 		/* C code wants the direction flag clear; memmove() sets it. */
 		djp_emit1(code, DJP_CLD);
-		ok &= djp_emit_rel32(code, DJP_CALL32,
-				     (unsigned long)djp_handler_entry);
+		ok &= djp_emit_rel32(code, DJP_CALL32, entry);
 	}
 	for (i = 0; i < detour->nr_actions; i++) {
 		if (!detour->actions[i].handler_of)
