@@ -11,6 +11,7 @@
  * Flags are the detour's to restore, so they may be changed here.
  */
 #include <linux/linkage.h>
+#include <asm/asm.h>
 #include <asm/nospec-branch.h>
 #include <asm/ptrace-abi.h>
 #include <asm/segment.h>
@@ -70,3 +71,8 @@ SYM_FUNC_START(djp_handler_entry)
 	UNWIND_HINT_FUNC
 	RET
 SYM_FUNC_END(djp_handler_entry)
+/*
+ * A kretprobe would take the return address into the detour off the stack, where
+ * the scan looks for it.
+ */
+_ASM_NOKPROBE(djp_handler_entry)

@@ -88,6 +88,15 @@ def test_a_module_is_held_while_probes_exist(watched: Guest, probes: Probes) -> 
     probes.remove_all()
 
 
+def test_what_int3_and_detours_run_is_closed_to_kprobes(watched: Guest) -> None:
+    """A kretprobe there would hide a return address into a detour from the scan."""
+    ours = watched.transport.run(
+        ["grep", "-F", "[djprobes]", "/sys/kernel/debug/kprobes/blacklist"]
+    ).text
+    closed = {line.split()[1] for line in ours.splitlines()}
+    assert {"djp_int3_notify", "djp_trap_find", "djp_dispatch", "djp_handler_entry"} <= closed
+
+
 def test_the_sample(watched: Guest) -> None:
     sample = "djprobe_example"
     watched.load_extra(sample, source=KMOD, parameters={"symbol": "__x64_sys_pwrite64"})
