@@ -3,6 +3,7 @@
 #include <linux/notifier.h>
 #include <linux/pgtable.h>
 #include <linux/seq_file.h>
+#include <linux/static_call_types.h>
 #include <linux/vmalloc.h>
 
 #ifdef CONFIG_EXECMEM	/* 12af2b83d0b1, v6.10 */
@@ -154,6 +155,72 @@ void *djp_exec_alloc(size_t size)
 	return mem;
 }
 
+/* __vmalloc_node_range() became a macro in b951aaff5035 (v6.10). */
+static void *djp_vmalloc_in(size_t size, unsigned long start, unsigned long end)
+{
+	gfp_t gfp = GFP_KERNEL | __GFP_NOWARN;
+
+	if (djp_k.__vmalloc_node_range)
+		return djp_k.__vmalloc_node_range(size, PAGE_SIZE, start, end,
+						  gfp, PAGE_KERNEL, 0,
+						  NUMA_NO_NODE,
+						  __builtin_return_address(0));
+	if (djp_k.__vmalloc_node_range_noprof)
+		return djp_k.__vmalloc_node_range_noprof(size, PAGE_SIZE, start,
+							 end, gfp, PAGE_KERNEL,
+							 0, NUMA_NO_NODE,
+							 __builtin_return_address(0));
+	return NULL;
+}
+
+/**
+ * djp_exec_alloc_in() - memory for detours, in a range of addresses
+ * @size: bytes, a multiple of the page size
+ * @start: first address of the range
+ * @end: one behind its last
+ *
+ * As djp_exec_alloc(), but to be freed with djp_exec_free_in(). Under KASAN there
+ * is no shadow for addresses outside the module area, which text_poke_copy() would
+ * touch: nothing is offered.
+ *
+ * Context: may sleep.
+ * Return: the memory, or NULL.
+ */
+void *djp_exec_alloc_in(size_t size, unsigned long start, unsigned long end)
+{
+	int pages = size >> PAGE_SHIFT;
+	void *mem;
+
+	if (IS_ENABLED(CONFIG_KASAN))
+		return NULL;
+	mem = djp_vmalloc_in(size, start, end);
+	if (!mem)
+		return NULL;
+	memset(mem, 0xcc, size);
+	if (djp_k.set_memory_ro((unsigned long)mem, pages) ||
+	    djp_k.set_memory_x((unsigned long)mem, pages)) {
+		djp_exec_free_in(mem, size);
+		return NULL;
+	}
+	return mem;
+}
+
+/**
+ * djp_exec_free_in() - give back what djp_exec_alloc_in() gave
+ * @mem: the memory; nothing may be running in it
+ * @size: as given to djp_exec_alloc_in()
+ *
+ * Context: may sleep.
+ */
+void djp_exec_free_in(void *mem, size_t size)
+{
+	int pages = size >> PAGE_SHIFT;
+
+	djp_k.set_memory_nx((unsigned long)mem, pages);
+	djp_k.set_memory_rw((unsigned long)mem, pages);
+	vfree(mem);
+}
+
 /**
  * djp_exec_free() - give back what djp_exec_alloc() gave
  * @mem: the memory; nothing may be running in it
@@ -177,6 +244,41 @@ void djp_exec_free(void *mem, size_t size)
 		vfree(mem);
 }
 
+/* Never called; there is a ud2 in it that is no bug entry. */
+static __used notrace noinline void djp_trap(void)
+{
+	asm volatile("ud2");
+	__builtin_unreachable();
+}
+
+/**
+ * djp_kprobes_refuse_traps() - does register_kprobe() refuse int and ud?
+ *
+ * It does since e884edbb844f (v6.9), which no symbol tells of. So it is tried
+ * out, once, with a ud2 that nothing executes.
+ *
+ * Context: may sleep. Takes kprobes' locks the first time.
+ */
+bool djp_kprobes_refuse_traps(void)
+{
+	static enum { UNKNOWN, TAKEN, REFUSED } traps;
+	const u8 *text = (const u8 *)djp_trap;
+	struct kprobe kp = {};
+
+	if (traps == UNKNOWN) {
+		/* There may be an endbr64 before it. */
+		while (text[0] != 0x0f || text[1] != 0x0b)
+			text++;
+		kp.addr = (kprobe_opcode_t *)text;
+		traps = REFUSED;
+		if (!register_kprobe(&kp)) {
+			unregister_kprobe(&kp);
+			traps = TAKEN;
+		}
+	}
+	return traps == REFUSED;
+}
+
 /**
  * djp_module_text() - a module's text that stays after its init
  * @mod: the module
@@ -193,4 +295,62 @@ void djp_module_text(const struct module *mod, unsigned long *start,
 	*start = (unsigned long)mod->core_layout.base;
 	*end = *start + mod->core_layout.text_size;
 #endif
+}
+
+/**
+ * djp_module_data() - a module's static data
+ * @mod: the module
+ * @i: which part, from 0
+ * @start: its first byte
+ * @end: one behind its last byte
+ *
+ * Return: false if there is no such part.
+ */
+bool djp_module_data(const struct module *mod, int i, unsigned long *start,
+		     unsigned long *end)
+{
+#ifdef for_each_mod_mem_type	/* ac3b43283923, v6.4 */
+	static const enum mod_mem_type types[] = {
+		MOD_DATA, MOD_RODATA, MOD_RO_AFTER_INIT,
+	};
+
+	if (i >= ARRAY_SIZE(types))
+		return false;
+	*start = (unsigned long)mod->mem[types[i]].base;
+	*end = *start + mod->mem[types[i]].size;
+#else
+	if (i)
+		return false;
+	*start = (unsigned long)mod->core_layout.base +
+		mod->core_layout.text_size;
+	*end = (unsigned long)mod->core_layout.base + mod->core_layout.size;
+#endif
+	return true;
+}
+
+/**
+ * djp_module_static_calls() - a module's static call sites
+ * @mod: the module
+ * @end: one behind the last
+ */
+const struct static_call_site *
+djp_module_static_calls(const struct module *mod,
+			const struct static_call_site **end)
+{
+#ifdef CONFIG_HAVE_STATIC_CALL_INLINE
+	*end = mod->static_call_sites + mod->num_static_call_sites;
+	return mod->static_call_sites;
+#else
+	*end = NULL;
+	return NULL;
+#endif
+}
+
+/**
+ * djp_static_call_address() - where a static call is
+ * @site: the static call
+ */
+unsigned long djp_static_call_address(const struct static_call_site *site)
+{
+	return (unsigned long)&site->addr + site->addr;
 }

@@ -17,14 +17,17 @@
 #include <linux/stop_machine.h>
 #include <linux/types.h>
 #include <asm/insn.h>
+#include <asm/pgtable_types.h>
 
 #ifndef __counted_by	/* dd06e72e68bc, v6.6 */
 #define __counted_by(member)
 #endif
 
+struct bug_entry;
 struct exception_table_entry;
 struct jump_entry;
 struct seq_file;
+struct static_call_site;
 
 /* One line for each symbol: kind, return type, name, arguments. */
 #define DJP_KERNEL_FUNCTIONS(REQ, OPT) \
@@ -34,15 +37,14 @@ OPT(void, text_poke_sync, (void)) \
 OPT(void, smp_text_poke_sync_each_cpu, (void)) \
 REQ(int, insn_decode, (struct insn *insn, const void *kaddr, int len, enum insn_mode m)) \
 REQ(const struct exception_table_entry *, search_exception_tables, (unsigned long addr)) \
-REQ(int, jump_label_text_reserved, (void *start, void *end)) \
-REQ(void, jump_label_lock, (void)) \
-REQ(void, jump_label_unlock, (void)) \
-REQ(int, ftrace_text_reserved, (const void *start, const void *end)) \
+REQ(unsigned long, ftrace_location_range, (unsigned long start, unsigned long end)) \
 REQ(unsigned long, ftrace_location, (unsigned long ip)) \
+REQ(int, ftrace_text_reserved, (const void *start, const void *end)) \
 REQ(int, alternatives_text_reserved, (void *start, void *end)) \
-REQ(int, static_call_text_reserved, (void *start, void *end)) \
 REQ(bool, within_kprobe_blacklist, (unsigned long addr)) \
 REQ(struct kprobe *, get_kprobe, (void *addr)) \
+OPT(kprobe_opcode_t *, arch_adjust_kprobe_addr, (unsigned long addr, unsigned long offset, bool *on_entry)) \
+OPT(bool, can_boost, (struct insn *insn, void *addr)) \
 OPT(unsigned long, recover_probed_instruction, (u8 *buf, unsigned long addr)) \
 REQ(int, kallsyms_lookup_size_offset, (unsigned long addr, unsigned long *size, unsigned long *off)) \
 REQ(int, kallsyms_on_each_symbol, (int (*fn)(void *, const char *, struct module *, unsigned long), void *data)) \
@@ -50,6 +52,8 @@ OPT(int, kallsyms_on_each_match_symbol, (int (*fn)(void *, unsigned long), const
 REQ(struct module *, __module_text_address, (unsigned long addr)) \
 OPT(void *, module_alloc, (unsigned long size)) \
 OPT(void, module_memfree, (void *region)) \
+OPT(void *, __vmalloc_node_range, (unsigned long size, unsigned long align, unsigned long start, unsigned long end, gfp_t gfp_mask, pgprot_t prot, unsigned long vm_flags, int node, const void *caller)) \
+OPT(void *, __vmalloc_node_range_noprof, (unsigned long size, unsigned long align, unsigned long start, unsigned long end, gfp_t gfp_mask, pgprot_t prot, unsigned long vm_flags, int node, const void *caller)) \
 OPT(void *, execmem_alloc, (int type, size_t size)) \
 OPT(void, execmem_free, (void *ptr)) \
 REQ(int, set_memory_ro, (unsigned long addr, int numpages)) \
@@ -70,8 +74,24 @@ REQ(struct jump_entry, __start___jump_table) \
 REQ(struct jump_entry, __stop___jump_table) \
 REQ(struct exception_table_entry, __start___ex_table) \
 REQ(struct exception_table_entry, __stop___ex_table) \
+OPT(struct static_call_site, __start_static_call_sites) \
+OPT(struct static_call_site, __stop_static_call_sites) \
+REQ(char, _text) \
+REQ(char, _end) \
+REQ(char, _sdata) \
+REQ(char, _edata) \
+REQ(char, __start_rodata) \
+REQ(char, __end_rodata) \
+REQ(struct mutex, module_mutex) \
+REQ(struct list_head, modules) \
+REQ(struct mutex, kprobe_mutex) \
 OPT(struct atomic_notifier_head, die_chain) \
-OPT(char, __x86_indirect_thunk_array)
+OPT(char, __x86_indirect_thunk_array) \
+OPT(char, __indirect_thunk_start) \
+OPT(char, __indirect_thunk_end) \
+OPT(struct list_head, kprobe_blacklist) \
+OPT(struct bug_entry, __start___bug_table) \
+OPT(struct bug_entry, __stop___bug_table)
 
 /**
  * struct djp_kernel - what the running kernel has, by the kernel's own names
@@ -97,7 +117,16 @@ void djp_compat_show(struct seq_file *m);
 void djp_text_sync(void);
 void *djp_exec_alloc(size_t size);
 void djp_exec_free(void *mem, size_t size);
+void *djp_exec_alloc_in(size_t size, unsigned long start, unsigned long end);
+void djp_exec_free_in(void *mem, size_t size);
+bool djp_kprobes_refuse_traps(void);
 void djp_module_text(const struct module *mod, unsigned long *start,
 		     unsigned long *end);
+bool djp_module_data(const struct module *mod, int i, unsigned long *start,
+		     unsigned long *end);
+const struct static_call_site *
+djp_module_static_calls(const struct module *mod,
+			const struct static_call_site **end);
+unsigned long djp_static_call_address(const struct static_call_site *site);
 
 #endif /* _DJP_COMPAT_H */

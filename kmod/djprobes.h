@@ -39,6 +39,24 @@ typedef void (*djprobe_handler_t)(struct djprobe *p, struct pt_regs *regs);
 #define DJPROBE_FLAG_GONE	0x2
 
 /**
+ * enum djprobe_method - how a probe takes control
+ * @DJPROBE_ANY: the best that the address allows
+ * @DJPROBE_JUMP: a jump
+ * @DJPROBE_JUMP_INT3: a jump with int3s among its bytes, where something else
+ *	branches in
+ * @DJPROBE_INT3: an int3, which sends the CPU to a detour
+ * @DJPROBE_KPROBE: the kernel's own kprobe
+ */
+enum djprobe_method {
+	DJPROBE_ANY,
+	DJPROBE_JUMP,
+	DJPROBE_JUMP_INT3,
+	DJPROBE_INT3,
+	DJPROBE_KPROBE,
+	DJPROBE_NR_METHODS
+};
+
+/**
  * struct djprobe - one probe
  * @symbol_name: "SYM" or "MOD:SYM"; NULL if @addr is given
  * @offset: bytes from the symbol
@@ -46,6 +64,7 @@ typedef void (*djprobe_handler_t)(struct djprobe *p, struct pt_regs *regs);
  *	this moves behind the site's 5 bytes
  * @handler: NULL to do no more than count
  * @flags: DJPROBE_FLAG_*. DJPROBE_FLAG_DISABLED may be set before registering
+ * @method: the only one that will do, or DJPROBE_ANY
  * @missed: handler calls that were refused as recursion
  * @name: private
  * @site: private
@@ -62,6 +81,7 @@ struct djprobe {
 	void			*addr;
 	djprobe_handler_t	handler;
 	unsigned int		flags;
+	enum djprobe_method	method;
 	atomic_long_t		missed;
 
 	const char		*name;

@@ -44,6 +44,8 @@ class Reason(StrEnum):
     STATIC_CALL = "static-call"
     ALTERNATIVE = "alternative"
     KPROBE = "kprobe"
+    KPROBE_REFUSED = "kprobe-refused"
+    OTHER_METHOD = "other-method"
     OVERLAP = "overlap"
     FOREIGN_TEXT = "foreign-text"
     OUT_OF_RANGE = "out-of-range"

@@ -59,6 +59,7 @@ static int djp_register_locked(struct djprobe **ps, int num, int *claimed,
 
 		refusal->index = *claimed;
 		if ((p->flags & ~DJPROBE_FLAG_DISABLED) ||
+		    p->method >= DJPROBE_NR_METHODS ||
 		    !p->symbol_name == !p->addr)
 			return djp_refuse(refusal, DJP_SYNTAX, 0);
 		if (p->symbol_name) {

@@ -43,8 +43,8 @@ void djp_retire(struct djp_detour *detour)
 	if (!detour)
 		return;
 	list_add_tail(&detour->retired_node, &djp_retired);
-	djp_stats.detour_bytes_live -= detour->alloc_len;
-	djp_stats.detour_bytes_retired += detour->alloc_len;
+	djp_stats.detour_bytes_live -= detour->slot.size;
+	djp_stats.detour_bytes_retired += detour->slot.size;
 	if (djp_stats.detour_bytes_retired >= DJP_RECLAIM_BYTES)
 		queue_delayed_work(system_long_wq, &djp_retry_work,
 				   DJP_RETRY_MIN);
@@ -53,8 +53,8 @@ void djp_retire(struct djp_detour *detour)
 static void djp_reclaim(struct djp_detour *detour)
 {
 	list_del(&detour->retired_node);
-	djp_stats.detour_bytes_retired -= detour->alloc_len;
-	djp_stats.detour_bytes_live += detour->alloc_len;
+	djp_stats.detour_bytes_retired -= detour->slot.size;
+	djp_stats.detour_bytes_live += detour->slot.size;
 	djp_stats.detours_reclaimed++;
 	djp_detour_free(detour);
 }
@@ -96,6 +96,32 @@ static int djp_danger_cmp(const void *a, const void *b)
 	return da->start < db->start ? -1 : da->start > db->start;
 }
 
+/*
+ * The JTPR of a site: but for its traps, where whoever goes on meets an int3 and
+ * is sent to the detour.
+ */
+static unsigned int djp_danger_site(struct djp_danger *dangers,
+				    struct djp_site *site)
+{
+	unsigned long addr = site->dcr.addr;
+	unsigned int k, from = 1, n = 0;
+
+	for (k = 1; k <= site->dcr.len; k++) {
+		bool trap = k < DJP_JMP32_LEN && (site->dcr.traps & BIT(k));
+
+		if (k < site->dcr.len && !trap)
+			continue;
+		if (k > from) {
+			dangers[n].start = addr + from;
+			dangers[n].end = addr + k;
+			dangers[n].site = site;
+			n++;
+		}
+		from = k + 1;
+	}
+	return n;
+}
+
 /* What nobody may stand in: the JTPRs of sites in bypass; retired detours. */
 static struct djp_danger *djp_dangers(unsigned int *nr)
 {
@@ -104,23 +130,20 @@ static struct djp_danger *djp_dangers(unsigned int *nr)
 	struct djp_site *site;
 	unsigned int n = 0;
 
-	list_for_each_entry(site, &djp_sites, node)
-		n += site->state == DJP_BYPASS;
+	list_for_each_entry(site, &djp_sites, node) {
+		if (djp_awaits_jump(site))
+			n += 1 + hweight8(site->dcr.traps);
+	}
 	list_for_each_entry(detour, &djp_retired, retired_node)
 		n++;
-	*nr = n;
 	dangers = kvcalloc(max(n, 1u), sizeof(*dangers), GFP_KERNEL);
 	if (!dangers)
 		return NULL;
 
 	n = 0;
 	list_for_each_entry(site, &djp_sites, node) {
-		if (site->state != DJP_BYPASS)
-			continue;
-		dangers[n].start = site->dcr.addr + 1;
-		dangers[n].end = site->dcr.addr + site->dcr.len;
-		dangers[n].site = site;
-		n++;
+		if (djp_awaits_jump(site))
+			n += djp_danger_site(&dangers[n], site);
 	}
 	list_for_each_entry(detour, &djp_retired, retired_node) {
 		dangers[n].start = detour->text;
@@ -129,6 +152,7 @@ static struct djp_danger *djp_dangers(unsigned int *nr)
 		n++;
 	}
 	sort(dangers, n, sizeof(*dangers), djp_danger_cmp, NULL);
+	*nr = n;
 	return dangers;
 }
 
@@ -152,13 +176,17 @@ static void djp_mark_landings(void)
 static void djp_settle_dangers(struct djp_danger *dangers, unsigned int nr,
 			       bool proven)
 {
+	struct djp_site *site;
 	unsigned int i;
 
+	/* Of a site's dangers each one may defer it. */
+	list_for_each_entry(site, &djp_sites, node)
+		site->deferred = false;
 	for (i = 0; i < nr; i++) {
 		bool busy = !proven || dangers[i].busy;
 
 		if (dangers[i].site)
-			dangers[i].site->deferred = busy;
+			dangers[i].site->deferred |= busy;
 		else if (!busy)
 			djp_reclaim(dangers[i].detour);
 	}
@@ -173,7 +201,7 @@ static int djp_jump(void)
 	int nr = 0, i;
 
 	list_for_each_entry(site, &djp_sites, node)
-		nr += site->state == DJP_BYPASS && !site->deferred;
+		nr += djp_awaits_jump(site) && !site->deferred;
 	pokes = kvcalloc(max(nr, 1), sizeof(*pokes), GFP_KERNEL);
 	if (!pokes)
 		return -ENOMEM;
@@ -182,7 +210,7 @@ static int djp_jump(void)
 	list_for_each_entry(site, &djp_sites, node) {
 		struct djp_poke *poke = &pokes[nr];
 
-		if (site->state != DJP_BYPASS || site->deferred)
+		if (!djp_awaits_jump(site) || site->deferred)
 			continue;
 		poke->site = site;
 		poke->tail = true;
@@ -212,7 +240,7 @@ static unsigned long djp_count_bypass(void)
 	unsigned long nr = 0;
 
 	list_for_each_entry(site, &djp_sites, node)
-		nr += site->state == DJP_BYPASS;
+		nr += djp_awaits_jump(site);
 	return nr;
 }
 

@@ -25,11 +25,13 @@
  * @reason: DJP_OK if it was not
  * @offending: the address that stands in the way, or 0
  * @index: which element of the array that was passed in
+ * @owner: whose the bytes are that stand there; NULL if that is not the matter
  */
 struct djp_refusal {
 	enum djp_reason	reason;
 	unsigned long	offending;
 	int		index;
+	const char	*owner;
 };
 
 static inline int djp_refuse(struct djp_refusal *r, enum djp_reason reason,
@@ -39,6 +41,42 @@ static inline int djp_refuse(struct djp_refusal *r, enum djp_reason reason,
 	r->offending = offending;
 	return djp_reason_errno(reason);
 }
+
+/**
+ * struct djp_verdict - what can stand at an address
+ * @method: how it is probed; DJPROBE_ANY if it can't be
+ * @why: why it does not take a plain jump; DJP_OK if it does
+ * @offending: the address that stands in the way of one, or 0
+ */
+struct djp_verdict {
+	enum djprobe_method	method;
+	enum djp_reason		why;
+	unsigned long		offending;
+};
+
+/* What makes an address a branch target. */
+enum djp_source_kind {
+	DJP_SOURCE_NONE,
+	DJP_SOURCE_BRANCH,	/* a jump */
+	DJP_SOURCE_CALL,
+	DJP_SOURCE_ADDRESS,	/* an instruction holds it */
+	DJP_SOURCE_JUMP_LABEL,
+	DJP_SOURCE_FIXUP,	/* of an instruction that may fault */
+	DJP_SOURCE_SYMBOL,
+	DJP_SOURCE_DATA,	/* it stands in static data */
+	DJP_SOURCE_INDIRECT_JUMP,	/* that may go to anywhere in the function */
+	DJP_NR_SOURCES
+};
+
+/**
+ * struct djp_source - what makes an address a branch target
+ * @kind: in which way
+ * @addr: the instruction, or the data
+ */
+struct djp_source {
+	enum djp_source_kind	kind;
+	unsigned long		addr;
+};
 
 /* How a displaced instruction is made to do the same in the detour. */
 enum djp_relocation {
@@ -74,8 +112,9 @@ struct djp_insn {
 /**
  * struct djp_dcr - a detoured code region and what is known of it
  * @addr: the insertion address
- * @len: bytes, DJP_JMP32_LEN to DJP_DCR_MAX
- * @nr_insns: how many instructions; padding behind the last is not counted
+ * @len: bytes; DJP_JMP32_LEN to DJP_DCR_MAX under a jump, else one instruction
+ * @nr_insns: how many instructions; padding that nothing reaches is not counted
+ * @traps: bit k: control comes in at byte k too, and an int3 stands there
  * @insns: the instructions
  * @text: the original bytes
  */
@@ -83,9 +122,16 @@ struct djp_dcr {
 	unsigned long	addr;
 	u8		len;
 	u8		nr_insns;
+	u8		traps;
 	struct djp_insn	insns[DJP_JMP32_LEN];
 	u8		text[DJP_DCR_MAX];
 };
+
+/* The bytes that a site of this region may change. */
+static inline unsigned int djp_written(const struct djp_dcr *dcr)
+{
+	return dcr->len < DJP_JMP32_LEN ? 1 : DJP_JMP32_LEN;
+}
 
 /* Does control never come behind it? */
 static inline bool djp_ends_region(const struct djp_insn *insn)
@@ -118,10 +164,26 @@ struct djp_action {
 };
 
 /**
+ * struct djp_slot - memory for a detour
+ * @addr: its start
+ * @size: bytes
+ * @text: where the detour's first instruction has to be
+ */
+struct djp_slot {
+	unsigned long	addr;
+	size_t		size;
+	unsigned long	text;
+};
+
+/**
  * struct djp_detour - out-of-line code for one site, never changed once built
+ *
+ * That of a site with a kprobe has no code: it is the list of actions.
+ *
  * @text: its first instruction
- * @alloc: start of its memory, @alloc_len bytes
+ * @slot: its memory; none if @slot.addr is 0
  * @len: bytes from @text on
+ * @insns: where each displaced instruction begins, in bytes from @text
  * @addr: the insertion address
  * @back: the address that it jumps back to, one behind the DCR
  * @retired_node: on the list of retired detours
@@ -130,9 +192,9 @@ struct djp_action {
  */
 struct djp_detour {
 	unsigned long		text;
-	unsigned long		alloc;
-	size_t			alloc_len;
+	struct djp_slot		slot;
 	size_t			len;
+	u16			insns[DJP_JMP32_LEN];
 	unsigned long		addr;
 	unsigned long		back;
 	struct list_head	retired_node;
@@ -140,6 +202,20 @@ struct djp_detour {
 	unsigned int		nr_actions;
 	struct djp_action	actions[] __counted_by(nr_actions);
 };
+
+/**
+ * struct djp_stray - an int3 among the bytes of a jump
+ * @hash: by address, for the int3 handler (RCU)
+ * @addr: where it is
+ * @entry: the same instruction in the detour; 0 if there is none
+ */
+struct djp_stray {
+	struct hlist_node	hash;
+	unsigned long		addr;
+	unsigned long		entry;
+};
+
+struct djp_kprobe;
 
 /* See the top of core/site.c. */
 enum djp_state {
@@ -154,6 +230,9 @@ enum djp_state {
  * @node: on the list of all sites
  * @probes: struct djprobe.site_node of all its probes, disabled ones too
  * @dcr: what it displaces
+ * @verdict: how, and why not by a plain jump
+ * @strays: one for each bit of @dcr.traps, or NULL
+ * @kprobe: for method DJPROBE_KPROBE, while it is in use
  * @state: where it is in its life
  * @detour: what is in the text now; NULL in DJP_NEW
  * @entry: @detour's first instruction, for the int3 handler
@@ -168,6 +247,9 @@ struct djp_site {
 	struct list_head	node;
 	struct list_head	probes;
 	struct djp_dcr		dcr;
+	struct djp_verdict	verdict;
+	struct djp_stray	*strays;
+	struct djp_kprobe	*kprobe;
 	enum djp_state		state;
 	struct djp_detour	*detour;
 	unsigned long		entry;
@@ -177,6 +259,18 @@ struct djp_site {
 	bool			deferred;
 	struct rcu_head		rcu;
 };
+
+static inline bool djp_by_jump(const struct djp_site *site)
+{
+	return site->verdict.method == DJPROBE_JUMP ||
+		site->verdict.method == DJPROBE_JUMP_INT3;
+}
+
+/* In bypass, and a jump will follow. An int3 of its own right stays one. */
+static inline bool djp_awaits_jump(const struct djp_site *site)
+{
+	return site->state == DJP_BYPASS && djp_by_jump(site);
+}
 
 /* Private bits of struct djprobe.flags. */
 #define DJP_PROBE_LEAVING	0x100	/* an update is removing it */
@@ -221,6 +315,7 @@ struct djp_stats {
 	unsigned long	detour_bytes_live;
 	unsigned long	detour_bytes_retired;
 	unsigned long	detours_reclaimed;
+	unsigned long	detour_bytes_mapped;
 };
 
 /*
@@ -247,10 +342,50 @@ struct djp_site *djp_site_overlap(unsigned long addr, unsigned int len);
 int djp_update_locked(struct djp_update *updates, int nr,
 		      struct djp_refusal *refusal);
 void djp_original_text(unsigned long addr, u8 *buf, unsigned int len);
+int djp_pin_module(unsigned long addr, struct module **mod,
+		   struct djp_refusal *refusal);
+void djp_unpin_module(struct module *mod);
 void djp_module_gone(const struct module *mod);
 
-void djp_explain(unsigned long *addr, unsigned long *ftrace,
-		 struct djp_dcr *dcr, struct djp_refusal *refusal);
+/* core/explain.c */
+
+/**
+ * struct djp_explanation - what there is to say of an address
+ * @addr: the address; behind the ftrace site, if it was at one
+ * @ftrace: that site, or 0
+ * @dcr: what is displaced, as far as was found out
+ * @verdict: what can stand there
+ * @source: what makes @verdict.offending a branch target
+ * @state: "-" if it is not probed
+ * @jump: the bytes that a jump writes; all 0 if there is none
+ * @detour: where the detour is, or would be; 0 if there is none
+ * @len: its length
+ * @insns: where each displaced instruction begins in it
+ * @text: its bytes
+ */
+struct djp_explanation {
+	unsigned long		addr;
+	unsigned long		ftrace;
+	struct djp_dcr		dcr;
+	struct djp_verdict	verdict;
+	struct djp_source	source;
+	const char		*state;
+	u8			jump[DJP_JMP32_LEN];
+	unsigned long		detour;
+	size_t			len;
+	u16			insns[DJP_JMP32_LEN];
+	u8			text[256];
+};
+
+void djp_explain(unsigned long addr, struct djp_explanation *x);
+const char *djp_method_name(enum djprobe_method method);
+const char *djp_source_name(enum djp_source_kind kind);
+const char *djp_state_name(const struct djp_site *site);
+
+/* core/kprobe.c */
+int djp_kprobe_arm(struct djp_site *site, struct djp_refusal *refusal);
+void djp_kprobe_disarm(struct djp_kprobe *kprobe);
+unsigned long djp_kprobe_missed(const struct djp_site *site);
 
 /* core/commit.c */
 int djp_commit_locked(bool retry);

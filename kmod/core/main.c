@@ -13,11 +13,13 @@
 static int djp_module_notify(struct notifier_block *nb, unsigned long event,
 			     void *data)
 {
-	if (event == MODULE_STATE_GOING) {
-		mutex_lock(&djp_mutex);
+	mutex_lock(&djp_mutex);
+	/* Relocated, with its alternatives and return thunks in place. */
+	if (event == MODULE_STATE_COMING)
+		djp_textmap_get(data);
+	else if (event == MODULE_STATE_GOING)
 		djp_module_gone(data);
-		mutex_unlock(&djp_mutex);
-	}
+	mutex_unlock(&djp_mutex);
 	return NOTIFY_DONE;
 }
 
@@ -50,6 +52,7 @@ static int __init djp_init(void)
 	ret = register_module_notifier(&djp_module_nb);
 	if (ret)
 		goto err_trap;
+	djp_textmap_add_all();
 	ret = djp_debugfs_init();
 	if (ret)
 		goto err_notifier;
@@ -81,7 +84,7 @@ static void __exit djp_exit(void)
 	djp_exiting_exit();
 	djp_int3_path_exit();
 	djp_textmap_exit();
-	djp_detours_exit();
+	djp_slots_exit();
 	djp_counters_exit();
 	/* Freed sites. */
 	rcu_barrier();

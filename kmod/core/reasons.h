@@ -11,12 +11,12 @@
 
 #define DJP_REASONS(R) \
 R(OK, "ok", 0, "a jump can stand here", "-") \
-R(SYNTAX, "syntax", EINVAL, "this is not a command", "p[:NAME] TARGET [count], -:NAME, -*, enable NAME, disable NAME or commit") \
+R(SYNTAX, "syntax", EINVAL, "this is not a command", "p[:NAME] TARGET [count] [method=METHOD], -:NAME, -*, enable NAME, disable NAME or commit") \
 R(TOO_LONG, "too-long", E2BIG, "the write is too large for one batch", "at most 16 MiB a write: split it at a line's end") \
 R(BAD_NAME, "bad-name", EINVAL, "this is not a probe name", "a letter or _, then letters, digits and _; at most 63 characters") \
 R(DUPLICATE_NAME, "duplicate-name", EEXIST, "a probe of this name exists", "choose another name, or remove that probe first") \
 R(NO_SUCH_PROBE, "no-such-probe", ENOENT, "there is no probe of this name", "read the file probes for the names") \
-R(NOT_SUPPORTED, "not-supported", EOPNOTSUPP, "this action or argument is not offered", "the only action is count, without fetch arguments") \
+R(NOT_SUPPORTED, "not-supported", EOPNOTSUPP, "this action or argument is not offered", "the only action is count; method= is jump, jump+int3, int3 or kprobe") \
 R(BAD_OFFSET, "bad-offset", EINVAL, "this is not an offset or address", "decimal, or hexadecimal with 0x") \
 R(SYMBOL_NOT_FOUND, "symbol-not-found", ENOENT, "no such symbol in the kernel or in a loaded module", "look in /proc/kallsyms: the compiler may have inlined or renamed it") \
 R(SYMBOL_AMBIGUOUS, "symbol-ambiguous", EADDRNOTAVAIL, "more than one function has this name", "give the address, from /proc/kallsyms") \
@@ -41,6 +41,8 @@ R(JUMP_LABEL, "jump-label", EBUSY, "a jump label would be overwritten", "probe a
 R(STATIC_CALL, "static-call", EBUSY, "a static call would be overwritten", "probe another instruction") \
 R(ALTERNATIVE, "alternative", EBUSY, "text that alternatives still patch would be overwritten", "probe another instruction") \
 R(KPROBE, "kprobe", EBUSY, "a kprobe is here or within reach", "see /sys/kernel/debug/kprobes/list") \
+R(KPROBE_REFUSED, "kprobe-refused", EPERM, "the kernel's own kprobes do not take this address", "leave method=kprobe out, or probe another instruction") \
+R(OTHER_METHOD, "other-method", EBUSY, "this address takes, or is probed by, another method", "leave the method out, or ask explain which one it takes") \
 R(OVERLAP, "overlap", EBUSY, "another djprobe's bytes overlap", "probe the same instruction as that probe, or one further away") \
 R(FOREIGN_TEXT, "foreign-text", EBUSY, "somebody else has changed the bytes here", "remove the other patch (kprobe, livepatch, ...) first") \
 R(OUT_OF_RANGE, "out-of-range", ERANGE, "a relative operand does not reach from the detour", "probe another instruction") \

@@ -10,9 +10,11 @@
  *
  *	NEW	The text is the original; no detour is in use. Here is a site
  *		whose probes are all disabled; one without probes is freed.
- *	BYPASS	An int3 is at the insertion address and the rest of the text is
- *		the original. The probes fire. Nobody enters the JTPR by way of
- *		the insertion address any more, but tasks may still stand in it.
+ *	BYPASS	An int3 is at the insertion address, others are at the traps of
+ *		the DCR, and the rest of the text is the original. The probes
+ *		fire. Nobody enters the JTPR any more but by a trap, which leads
+ *		to the detour; tasks may still stand in it. A site of method
+ *		int3 stays here.
  *	JUMP	The jump is in the text. A quiescence after the int3 was seen
  *		by all CPUs has proven that nobody stood in the JTPR.
  *
@@ -20,6 +22,9 @@
  * between go to the detour. Restoring text needs no quiescence: the JTPR of a
  * jump is never executed. When the set of enabled probes of a site changes, a
  * new detour is built and swapped in; a detour is never changed while it lives.
+ *
+ * A site of method kprobe has no text of ours. It is in BYPASS while its kprobe is
+ * registered (core/kprobe.c), and its detour is just the list of actions.
  *
  * What is swapped out is retired: nothing reaches it any more, but tasks may
  * stand in it or return to it. djp_commit() frees it after a quiescence. Handlers
@@ -94,18 +99,25 @@ void djp_original_text(unsigned long addr, u8 *buf, unsigned int len)
 		unsigned int i;
 
 		site = djp_site_find(a);
-		if (!site)
+		if (!site || site->verdict.method == DJPROBE_KPROBE)
 			continue;
-		for (i = 0; i < DJP_JMP32_LEN; i++) {
+		for (i = 0; i < djp_written(&site->dcr); i++) {
 			if (a + i >= addr && a + i < addr + len)
 				buf[a + i - addr] = site->dcr.text[i];
 		}
 	}
 }
 
-/* The module that holds an address, if any, kept from going meanwhile. */
-static int djp_pin_module(unsigned long addr, struct module **mod,
-			  struct djp_refusal *refusal)
+/**
+ * djp_pin_module() - the module that holds an address, kept from going meanwhile
+ * @addr: the address
+ * @mod: the module, or NULL; to be given to djp_unpin_module()
+ * @refusal: why not
+ *
+ * Return: 0, or the negative errno of @refusal's reason.
+ */
+int djp_pin_module(unsigned long addr, struct module **mod,
+		   struct djp_refusal *refusal)
 {
 	int ret = 0;
 
@@ -120,42 +132,32 @@ static int djp_pin_module(unsigned long addr, struct module **mod,
 	return ret;
 }
 
-static void djp_unpin_module(struct module *mod)
+/**
+ * djp_unpin_module() - let it go
+ * @mod: as djp_pin_module() gave it
+ */
+void djp_unpin_module(struct module *mod)
 {
 	if (mod && mod != THIS_MODULE)
 		module_put(mod);
 }
 
-/**
- * djp_explain() - what djp_update_locked() would say of an address
- * @addr: the address; moved behind an ftrace site
- * @ftrace: that site, or 0
- * @dcr: what would be displaced, as far as it was found out
- * @refusal: the verdict
- *
- * Context: djp_mutex held, may sleep.
- */
-void djp_explain(unsigned long *addr, unsigned long *ftrace,
-		 struct djp_dcr *dcr, struct djp_refusal *refusal)
+static int djp_site_check(struct djp_site *site, unsigned long addr,
+			  struct module *mod, enum djprobe_method want,
+			  struct djp_refusal *refusal)
 {
-	const struct djp_site *site;
-	struct module *mod;
+	struct djp_verdict *v = &site->verdict;
 
-	memset(dcr, 0, sizeof(*dcr));
-	*addr = djp_behind_ftrace(*addr, ftrace);
-	site = djp_site_find(*addr);
-	if (site) {
-		*dcr = site->dcr;
-		djp_refuse(refusal, DJP_OK, 0);
-		return;
-	}
-	if (djp_pin_module(*addr, &mod, refusal))
-		return;
-	djp_check_site(*addr, mod, dcr, refusal);
-	djp_unpin_module(mod);
+	djp_check_site(addr, mod, want, &site->dcr, v);
+	if (v->method == DJPROBE_ANY)
+		return djp_refuse(refusal, v->why, v->offending);
+	if (djp_strays_alloc(site))
+		return djp_refuse(refusal, DJP_NO_MEMORY, addr);
+	return 0;
 }
 
 static struct djp_site *djp_site_get(unsigned long addr,
+				     enum djprobe_method want,
 				     struct djp_refusal *refusal)
 {
 	struct djp_site *site;
@@ -165,13 +167,17 @@ static struct djp_site *djp_site_get(unsigned long addr,
 
 	addr = djp_behind_ftrace(addr, &ftrace);
 	site = djp_site_find(addr);
+	if (site && want != DJPROBE_ANY && want != site->verdict.method) {
+		djp_refuse(refusal, DJP_OTHER_METHOD, addr);
+		return NULL;
+	}
 	if (site)
 		return site;
 
 	if (djp_pin_module(addr, &mod, refusal))
 		return NULL;
 	site = kzalloc(sizeof(*site), GFP_KERNEL);
-	ret = site ? djp_check_site(addr, mod, &site->dcr, refusal) :
+	ret = site ? djp_site_check(site, addr, mod, want, refusal) :
 		     djp_refuse(refusal, DJP_NO_MEMORY, addr);
 	/* From here on djp_module_gone() looks after it. */
 	djp_unpin_module(mod);
@@ -189,6 +195,14 @@ static struct djp_site *djp_site_get(unsigned long addr,
 	return site;
 }
 
+static void djp_site_free(struct rcu_head *head)
+{
+	struct djp_site *site = container_of(head, struct djp_site, rcu);
+
+	kfree(site->strays);
+	kfree(site);
+}
+
 static void djp_site_drop_if_empty(struct djp_site *site)
 {
 	if (!list_empty(&site->probes))
@@ -196,7 +210,7 @@ static void djp_site_drop_if_empty(struct djp_site *site)
 	djp_trap_del(site);
 	list_del(&site->node);
 	djp_stats.sites--;
-	kfree_rcu(site, rcu);
+	call_rcu(&site->rcu, djp_site_free);
 }
 
 static int djp_probe_attach(struct djprobe *p, struct djp_refusal *refusal)
@@ -206,7 +220,7 @@ static int djp_probe_attach(struct djprobe *p, struct djp_refusal *refusal)
 	p->counter = djp_counter_alloc();
 	if (!p->counter)
 		return djp_refuse(refusal, DJP_NO_MEMORY, 0);
-	site = djp_site_get((unsigned long)p->addr, refusal);
+	site = djp_site_get((unsigned long)p->addr, p->method, refusal);
 	if (!site) {
 		djp_counter_put(p->counter);
 		p->counter = NULL;
@@ -282,6 +296,44 @@ struct djp_plan {
 	int			nr;
 };
 
+/*
+ * No address for the detour makes the jump's bytes what they have to be: then an
+ * int3 alone, if nobody asked for more.
+ */
+static bool djp_site_demote(struct djp_site *site)
+{
+	struct djprobe *p;
+
+	if (site->state != DJP_NEW || !site->dcr.traps)
+		return false;
+	list_for_each_entry(p, &site->probes, site_node) {
+		if (p->method != DJPROBE_ANY)
+			return false;
+	}
+	djp_trap_del(site);
+	synchronize_rcu();
+	djp_verdict_demote(&site->dcr, &site->verdict);
+	kfree(site->strays);
+	site->strays = NULL;
+	djp_trap_add(site);
+	return true;
+}
+
+static int djp_plan_site(struct djp_site *site, struct djp_refusal *refusal)
+{
+	site->next = djp_detour_build(site, refusal);
+	if (refusal->reason != DJP_OK && djp_site_demote(site))
+		site->next = djp_detour_build(site, refusal);
+	if (refusal->reason == DJP_OK && site->next && !site->kprobe &&
+	    site->verdict.method == DJPROBE_KPROBE)
+		djp_kprobe_arm(site, refusal);
+	if (refusal->reason == DJP_OK)
+		return 0;
+	djp_detour_free(site->next);
+	site->next = NULL;
+	return djp_reason_errno(refusal->reason);
+}
+
 static int djp_plan_sites(struct djp_plan *plan, struct djp_update *updates,
 			  int nr, struct djp_refusal *refusal)
 {
@@ -293,8 +345,7 @@ static int djp_plan_sites(struct djp_plan *plan, struct djp_update *updates,
 		if (!site || !list_empty(&site->touched))
 			continue;
 		refusal->index = i;
-		site->next = djp_detour_build(site, refusal);
-		if (refusal->reason != DJP_OK)
+		if (djp_plan_site(site, refusal))
 			return djp_reason_errno(refusal->reason);
 		list_add_tail(&site->touched, &plan->sites);
 		count++;
@@ -307,14 +358,17 @@ static void djp_plan_poke(struct djp_plan *plan, struct djp_site *site)
 {
 	struct djp_poke *poke = &plan->pokes[plan->nr];
 
+	if (site->verdict.method == DJPROBE_KPROBE)
+		return;
 	poke->site = site;
 	djp_site_text(site, poke->expect);
 	memcpy(poke->text, site->dcr.text, DJP_JMP32_LEN);
 
 	switch (site->state) {
 	case DJP_NEW:
-		/* Nothing reads @entry before the int3 is there. */
+		/* Nothing reads them before the int3s are there. */
 		WRITE_ONCE(site->entry, site->next ? site->next->text : 0);
+		djp_strays_enter(site, site->next);
 		poke->int3 = site->next;
 		break;
 	case DJP_BYPASS:
@@ -325,6 +379,7 @@ static void djp_plan_poke(struct djp_plan *plan, struct djp_site *site)
 		poke->int3 = true;
 		poke->tail = true;
 		poke->first = true;
+		/* A jump to the new detour has its traps at the same bytes. */
 		if (site->next)
 			djp_jump_text(site, site->next, poke->text);
 		break;
@@ -340,11 +395,47 @@ static void djp_plan_undo(struct djp_plan *plan, struct djp_update *updates,
 
 	list_for_each_entry_safe(site, tmp, &plan->sites, touched) {
 		list_del_init(&site->touched);
+		if (site->kprobe && !site->detour) {
+			djp_kprobe_disarm(site->kprobe);
+			site->kprobe = NULL;
+		}
 		djp_detour_free(site->next);
 		site->next = NULL;
 	}
 	while (nr--)
 		djp_change(&updates[nr], true, &ignored);
+}
+
+/* Nothing goes to the old detour any more. */
+static void djp_site_settle(struct djp_site *site)
+{
+	struct djp_detour *old = site->detour;
+
+	if (site->state == DJP_JUMP && !site->next)
+		djp_stats.sites_jump--;
+	site->detour = site->next;
+	site->next = NULL;
+	if (!site->detour) {
+		WRITE_ONCE(site->entry, 0);
+		djp_strays_enter(site, NULL);
+		site->state = DJP_NEW;
+		site->deferred = false;
+	} else if (site->state == DJP_NEW) {
+		site->state = DJP_BYPASS;
+	}
+	if (site->verdict.method != DJPROBE_KPROBE) {
+		djp_retire(old);
+		return;
+	}
+	/* Its handlers run with preemption off, and nobody stands in it. */
+	if (!site->detour && site->kprobe) {
+		djp_kprobe_disarm(site->kprobe);
+		site->kprobe = NULL;
+	}
+	if (old) {
+		synchronize_rcu();
+		djp_detour_free(old);
+	}
 }
 
 /* The text has been written: put our records in step. */
@@ -353,26 +444,17 @@ static void djp_plan_done(struct djp_plan *plan)
 	struct djp_site *site, *tmp;
 
 	list_for_each_entry(site, &plan->sites, touched) {
-		if (site->next)
-			WRITE_ONCE(site->entry, site->next->text);
+		if (!site->next)
+			continue;
+		WRITE_ONCE(site->entry, site->next->text);
+		djp_strays_enter(site, site->next);
 	}
 	/* Whoever is in the int3 handler may have read the old one. */
 	djp_text_sync();
 
 	list_for_each_entry_safe(site, tmp, &plan->sites, touched) {
 		list_del_init(&site->touched);
-		djp_retire(site->detour);
-		site->detour = site->next;
-		site->next = NULL;
-		if (!site->detour) {
-			WRITE_ONCE(site->entry, 0);
-			if (site->state == DJP_JUMP)
-				djp_stats.sites_jump--;
-			site->state = DJP_NEW;
-			site->deferred = false;
-		} else if (site->state == DJP_NEW) {
-			site->state = DJP_BYPASS;
-		}
+		djp_site_settle(site);
 	}
 }
 
@@ -425,9 +507,10 @@ int djp_update_locked(struct djp_update *updates, int nr,
 	if (djp_poke_all(plan.pokes, plan.nr, true)) {
 		for (i = 0; i < plan.nr && !plan.pokes[i].foreign; i++)
 			;
-		site = plan.pokes[i].site;
-		ret = djp_refuse(refusal, DJP_FOREIGN_TEXT, site->dcr.addr);
-		refusal->index = djp_index_of(updates, nr, site);
+		ret = djp_refuse(refusal, DJP_FOREIGN_TEXT, 0);
+		refusal->owner = djp_text_owner(&plan.pokes[i],
+						&refusal->offending);
+		refusal->index = djp_index_of(updates, nr, plan.pokes[i].site);
 		goto undo;
 	}
 	djp_plan_done(&plan);
@@ -470,16 +553,14 @@ void djp_module_gone(const struct module *mod)
 		plan.nr = 0;
 		djp_plan_poke(&plan, site);
 		/* If others have patched it too, the text goes all the same. */
-		djp_poke_all(&one, plan.nr, true);
+		if (plan.nr)
+			djp_poke_all(&one, plan.nr, true);
 		list_for_each_entry(p, &site->probes, site_node)
 			p->flags |= DJPROBE_FLAG_GONE;
 	}
 	list_for_each_entry_safe(site, tmp, &plan.sites, touched) {
 		list_del_init(&site->touched);
-		djp_retire(site->detour);
-		site->detour = NULL;
-		if (site->state == DJP_JUMP)
-			djp_stats.sites_jump--;
+		djp_site_settle(site);
 		list_for_each_entry_safe(p, next, &site->probes, site_node) {
 			list_del_init(&p->site_node);
 			p->site = NULL;

@@ -201,26 +201,53 @@ static int djp_default_name(char *name, const char *target)
 	return 0;
 }
 
-/* "p[:NAME] TARGET [count]" */
+static bool djp_parse_method(const char *word, enum djprobe_method *method)
+{
+	enum djprobe_method m;
+
+	for (m = DJPROBE_JUMP; m < DJPROBE_NR_METHODS; m++) {
+		if (!strcmp(word, djp_method_name(m))) {
+			*method = m;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* "[count] [method=METHOD]"; @token is left at what is neither. */
+static int djp_parse_options(char *rest, enum djprobe_method *method,
+			     char **token, struct djp_refusal *refusal)
+{
+	bool counted = false;
+
+	*method = DJPROBE_ANY;
+	while ((*token = djp_word(&rest))) {
+		if (!counted && !strcmp(*token, "count"))
+			counted = true;
+		else if (*method != DJPROBE_ANY ||
+			 strncmp(*token, "method=", 7) ||
+			 !djp_parse_method(*token + 7, method))
+			return djp_refuse(refusal, DJP_NOT_SUPPORTED, 0);
+	}
+	return 0;
+}
+
+/* "p[:NAME] TARGET [count] [method=METHOD]" */
 static int djp_parse_add(struct djp_batch *batch, char *command, char *rest,
 			 char **token, struct djp_refusal *refusal)
 {
 	struct djp_named *named;
-	char *target, *action;
+	enum djprobe_method method;
+	char *target;
 	unsigned long addr;
 	int ret;
 
 	target = djp_word(&rest);
 	if (!target)
 		return djp_refuse(refusal, DJP_SYNTAX, 0);
-	action = djp_word(&rest);
-	if (action && strcmp(action, "count")) {
-		*token = action;
-		return djp_refuse(refusal, DJP_NOT_SUPPORTED, 0);
-	}
-	*token = djp_word(&rest);
-	if (*token)
-		return djp_refuse(refusal, DJP_NOT_SUPPORTED, 0);
+	ret = djp_parse_options(rest, &method, token, refusal);
+	if (ret)
+		return ret;
 
 	named = kzalloc(sizeof(*named), GFP_KERNEL);
 	*token = command;
@@ -247,6 +274,7 @@ static int djp_parse_add(struct djp_batch *batch, char *command, char *rest,
 
 	named->p.addr = (void *)addr;
 	named->p.name = named->name;
+	named->p.method = method;
 	ret = djp_batch_add(batch, named, DJP_ADD, target, refusal);
 	if (ret)
 		goto fail;
@@ -371,6 +399,7 @@ static void djp_batch_complain(const struct djp_batch *batch, const char *token,
 	strscpy(c->token, at, min(len + 1, sizeof(c->token)));
 	c->reason = refusal->reason;
 	c->offending = refusal->offending;
+	c->owner = refusal->owner;
 }
 
 /**
@@ -395,6 +424,7 @@ void djp_complain(const char *text, const char *token,
 	strscpy(c->token, token, sizeof(c->token));
 	c->reason = refusal->reason;
 	c->offending = refusal->offending;
+	c->owner = refusal->owner;
 }
 
 /**
@@ -419,6 +449,8 @@ void djp_control_show_error(struct seq_file *m)
 		djp_symbolize(c->offending, symbol, sizeof(symbol));
 		seq_printf(m, "offending: 0x%016lx %s\n", c->offending, symbol);
 	}
+	if (c->owner)
+		seq_printf(m, "owner: %s\n", c->owner);
 }
 
 static int djp_batch_parse(struct djp_batch *batch, char **token,

@@ -19,8 +19,15 @@
 
 static struct dentry *djp_dir;
 
-/* The same rules as for kprobes through tracefs (kernel/trace/trace_kprobe.c). */
-static int djp_may_open(struct inode *inode)
+/**
+ * djp_may_open() - may the task open a file of ours?
+ * @inode: the file
+ *
+ * The same rules as for kprobes through tracefs (kernel/trace/trace_kprobe.c).
+ *
+ * Return: 0 or -EPERM.
+ */
+int djp_may_open(struct inode *inode)
 {
 	int ret;
 
@@ -32,8 +39,15 @@ static int djp_may_open(struct inode *inode)
 	return ret;
 }
 
-/* What was written, zero-terminated; an ERR_PTR if it can't be had. */
-static char *djp_get_text(const char __user *user, size_t len)
+/**
+ * djp_get_text() - what was written
+ * @user: where
+ * @len: how much
+ *
+ * Context: may sleep.
+ * Return: a copy, zero-terminated, to be freed with kvfree(); or an ERR_PTR.
+ */
+char *djp_get_text(const char __user *user, size_t len)
 {
 	char *buf;
 
@@ -92,13 +106,13 @@ static int djp_last_error_show(struct seq_file *m, void *v)
 	return 0;
 }
 
-static const char *djp_state_name(const struct djprobe *p)
+static const char *djp_probe_state(const struct djprobe *p)
 {
 	if (p->flags & DJPROBE_FLAG_GONE)
 		return "gone";
 	if (p->flags & DJPROBE_FLAG_DISABLED)
 		return "disabled";
-	return p->site->state == DJP_JUMP ? "jump" : "bypass";
+	return djp_state_name(p->site);
 }
 
 static void *djp_probes_start(struct seq_file *m, loff_t *pos)
@@ -134,6 +148,7 @@ static int djp_probes_show(struct seq_file *m, void *v)
 {
 	const struct djprobe *p = list_entry(v, struct djprobe, node);
 	unsigned long addr = (unsigned long)p->addr;
+	const struct djp_site *site = p->site;
 	char *symbol = m->private;
 
 	if (p->flags & DJPROBE_FLAG_GONE)
@@ -144,9 +159,19 @@ static int djp_probes_show(struct seq_file *m, void *v)
 		seq_puts(m, p->name);
 	else
 		djp_probes_show_owner(m, p);
-	seq_printf(m, " %s 0x%016lx %s jump %s %llu %lu\n", symbol, addr,
-		   djp_state_name(p), p->handler ? "handler" : "count",
-		   djp_counter_sum(p->counter), atomic_long_read(&p->missed));
+	seq_printf(m, " %s 0x%016lx %s %s %s %llu %lu", symbol, addr,
+		   djp_probe_state(p),
+		   djp_method_name(site ? site->verdict.method : DJPROBE_ANY),
+		   p->handler ? "handler" : "count",
+		   djp_counter_sum(p->counter), atomic_long_read(&p->missed) +
+		   (site ? djp_kprobe_missed(site) : 0));
+	seq_printf(m, " %s", djp_reason_code(site ? site->verdict.why :
+					     DJP_GONE));
+	if (site && site->detour && site->detour->slot.addr)
+		seq_printf(m, " 0x%016lx+%zu\n", site->detour->text,
+			   site->detour->len);
+	else
+		seq_puts(m, " -\n");
 	return 0;
 }
 
@@ -174,131 +199,6 @@ static const struct file_operations djp_probes_fops = {
 	.llseek = seq_lseek,
 	.release = seq_release_private,
 };
-
-/* The last target that was asked about. djp_control_mutex guards it. */
-static char djp_explain_target[KSYM_NAME_LEN + 80];
-
-static void djp_show_address(struct seq_file *m, const char *key,
-			     unsigned long addr)
-{
-	char symbol[KSYM_NAME_LEN + 80];
-
-	if (!addr) {
-		seq_printf(m, "%s: -\n", key);
-		return;
-	}
-	djp_symbolize(addr, symbol, sizeof(symbol));
-	seq_printf(m, "%s: 0x%016lx %s\n", key, addr, symbol);
-}
-
-/* NULL if the instruction is copied as it is. */
-static const char *djp_relocation_name(const struct djp_insn *insn)
-{
-	static const char * const names[DJP_NR_RELOCATIONS] = {
-		[DJP_RIP] = "rip",
-		[DJP_JCC] = "jcc",
-		[DJP_JMP] = "jmp",
-		[DJP_LOOP] = "loop",
-		[DJP_CALL] = "call",
-		[DJP_CALL_INDIRECT] = "call",
-	};
-
-	return names[insn->relocation] ?: insn->disp ? "rip" : NULL;
-}
-
-static void djp_explain_print(struct seq_file *m, unsigned long addr,
-			      unsigned long ftrace, const struct djp_dcr *dcr,
-			      const struct djp_refusal *refusal)
-{
-	bool ok = refusal->reason == DJP_OK;
-	bool none = true;
-	char symbol[KSYM_NAME_LEN + 80];
-	unsigned int i;
-
-	djp_symbolize(addr, symbol, sizeof(symbol));
-	seq_printf(m, "target: %s\naddress: 0x%016lx\nsymbol: %s\n",
-		   djp_explain_target, addr, symbol);
-	seq_printf(m, "verdict: %s\nmethod: %s\nreason: %s\n",
-		   ok ? "jump" : "refused", ok ? "jump" : "-",
-		   djp_reason_code(refusal->reason));
-	seq_printf(m, "message: %s\nhint: %s\n",
-		   djp_reason_sentence(refusal->reason),
-		   djp_reason_hint(refusal->reason));
-	djp_show_address(m, "offending", refusal->offending);
-	if (dcr->len)
-		seq_printf(m, "dcr: %*ph\nrelocations:", dcr->len, dcr->text);
-	else
-		seq_puts(m, "dcr: -\nrelocations:");
-	for (i = 0; i < dcr->nr_insns; i++) {
-		const char *name = djp_relocation_name(&dcr->insns[i]);
-
-		if (!name)
-			continue;
-		seq_printf(m, " +%u:%s", dcr->insns[i].off, name);
-		none = false;
-	}
-	seq_puts(m, none ? " none\n" : "\n");
-	if (ftrace)
-		seq_printf(m, "ftrace: 0x%016lx\n", ftrace);
-	else
-		seq_puts(m, "ftrace: -\n");
-}
-
-static int djp_explain_show(struct seq_file *m, void *v)
-{
-	struct djp_refusal refusal = { };
-	unsigned long addr, ftrace;
-	char target[sizeof(djp_explain_target)];
-	struct djp_dcr dcr;
-	int ret = djp_lock_freezable(&djp_control_mutex);
-
-	if (ret)
-		return ret;
-	if (!*djp_explain_target)
-		goto out;
-	strscpy(target, djp_explain_target, sizeof(target));
-	ret = djp_parse_target(target, &addr, &refusal);
-	if (ret)
-		goto out;
-	mutex_lock(&djp_mutex);
-	djp_explain(&addr, &ftrace, &dcr, &refusal);
-	mutex_unlock(&djp_mutex);
-	djp_explain_print(m, addr, ftrace, &dcr, &refusal);
-out:
-	mutex_unlock(&djp_control_mutex);
-	return ret;
-}
-
-static ssize_t djp_explain_write(struct file *file, const char __user *user,
-				 size_t len, loff_t *pos)
-{
-	struct djp_refusal refusal = { };
-	char target[sizeof(djp_explain_target)];
-	unsigned long addr;
-	char *buf, *word;
-	int ret;
-
-	buf = djp_get_text(user, min_t(size_t, len, sizeof(target)));
-	if (IS_ERR(buf))
-		return PTR_ERR(buf);
-	word = strim(buf);
-	ret = djp_lock_freezable(&djp_control_mutex);
-	if (ret)
-		goto out;
-	if (!*word || strlen(word) >= sizeof(target)) {
-		ret = djp_refuse(&refusal, DJP_SYNTAX, 0);
-	} else {
-		strscpy(target, word, sizeof(target));
-		ret = djp_parse_target(target, &addr, &refusal);
-	}
-	djp_complain(word, word, &refusal);
-	if (!ret)
-		strscpy(djp_explain_target, word, sizeof(djp_explain_target));
-	mutex_unlock(&djp_control_mutex);
-out:
-	kvfree(buf);
-	return ret ?: len;
-}
 
 static int djp_strategy_show(struct seq_file *m, void *v)
 {
@@ -344,11 +244,16 @@ static int djp_stats_show(struct seq_file *m, void *v)
 {
 	const struct djp_stats *s = &djp_stats;
 	struct djp_site *site;
-	unsigned long bypass = 0;
+	unsigned long bypass = 0, int3 = 0, kprobe = 0;
 
 	mutex_lock(&djp_mutex);
-	list_for_each_entry(site, &djp_sites, node)
-		bypass += site->state == DJP_BYPASS;
+	list_for_each_entry(site, &djp_sites, node) {
+		if (site->state != DJP_BYPASS)
+			continue;
+		bypass += djp_by_jump(site);
+		int3 += site->verdict.method == DJPROBE_INT3;
+		kprobe += site->verdict.method == DJPROBE_KPROBE;
+	}
 	seq_printf(m, "probes %lu\nsites %lu\n", s->probes, s->sites);
 	seq_printf(m, "sites_jump %lu\nsites_bypass %lu\n", s->sites_jump,
 		   bypass);
@@ -366,6 +271,8 @@ static int djp_stats_show(struct seq_file *m, void *v)
 	seq_printf(m, "detours_reclaimed %lu\nrecursion_missed %lu\n",
 		   s->detours_reclaimed,
 		   atomic_long_read(&djp_recursion_missed));
+	seq_printf(m, "sites_int3 %lu\nsites_kprobe %lu\n", int3, kprobe);
+	seq_printf(m, "detour_bytes_mapped %lu\n", s->detour_bytes_mapped);
 	mutex_unlock(&djp_mutex);
 	return 0;
 }
@@ -418,6 +325,8 @@ static const struct {
 	{ "strategy", 0600, &djp_strategy_fops },
 	{ "stats", 0400, &djp_stats_fops },
 	{ "features", 0400, &djp_features_fops },
+	{ "census", 0400, &djp_census_fops },
+	{ "judgements", 0400, &djp_judgements_fops },
 };
 
 /**

@@ -7,6 +7,9 @@
 #include "core/reasons.h"
 
 struct djp_refusal;
+struct file;
+struct file_operations;
+struct inode;
 struct seq_file;
 
 /* The largest batch that one write may hold. */
@@ -23,6 +26,7 @@ void djp_debugfs_exit(void);
  * @token: the token
  * @reason: why
  * @offending: the address that stood in the way, or 0
+ * @owner: whose the bytes there are, or NULL
  */
 struct djp_complaint {
 	unsigned int	line;
@@ -31,6 +35,7 @@ struct djp_complaint {
 	char		token[128];
 	enum djp_reason	reason;
 	unsigned long	offending;
+	const char	*owner;
 };
 
 /* debugfs/control.c */
@@ -41,5 +46,18 @@ void djp_complain(const char *text, const char *token,
 int djp_parse_target(char *target, unsigned long *addr,
 		     struct djp_refusal *refusal);
 extern struct mutex djp_control_mutex;
+
+/* debugfs/debugfs.c */
+int djp_may_open(struct inode *inode);
+char *djp_get_text(const char __user *user, size_t len);
+
+/* debugfs/explain.c */
+int djp_explain_show(struct seq_file *m, void *v);
+ssize_t djp_explain_write(struct file *file, const char __user *user,
+			  size_t len, loff_t *pos);
+
+/* debugfs/census.c */
+extern const struct file_operations djp_census_fops;
+extern const struct file_operations djp_judgements_fops;
 
 #endif /* _DJP_DEBUGFS_H */

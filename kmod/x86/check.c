@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Can a jump stand here? Everything that is not proven is refused, with the
- * reason and the address that stands in the way.
+ * What can stand at an address: a jump, a jump with int3s in it, an int3, a kprobe
+ * or nothing. Whatever is not proven is refused, with the reason and the address
+ * that stands in the way.
+ *
+ * djp_judge() looks at the text alone, so that a census can judge all of it.
+ * djp_check_site() looks at the probes too that are there.
  */
 #include <linux/ftrace.h>
 #include <linux/kallsyms.h>
@@ -11,308 +15,356 @@
 
 #include "x86/x86.h"
 
-/*
- * The kernel's decoder gives a length to opcodes that do not exist in 64-bit
- * mode: its tables (arch/x86/lib/x86-opcode-map.txt) have nothing for them, as
- * they have nothing for plain ones. From the opcode maps of the Intel SDM,
- * volume 2, appendix A.
- */
-static bool djp_no_such_opcode(const struct insn *insn)
+static enum djprobe_method djp_say(struct djp_verdict *v,
+				   enum djprobe_method method,
+				   enum djp_reason why, unsigned long offending)
 {
-	if (insn->vex_prefix.nbytes)
-		return false;
-
-	switch (insn->opcode.bytes[0]) {
-	case 0x06: case 0x07: case 0x0e: case 0x16: case 0x17: case 0x1e:
-	case 0x1f: case 0x27: case 0x2f: case 0x37: case 0x3f: case 0x60:
-	case 0x61: case 0x62: case 0x82: case 0x9a: case 0xc4: case 0xc5:
-	case 0xce: case 0xd4: case 0xd5: case 0xd6: case 0xea:
-		return true;
-	case 0x0f:
-		break;
-	default:
-		return false;
-	}
-	switch (insn->opcode.bytes[1]) {
-	case 0x04: case 0x0a: case 0x0c: case 0x0e: case 0x0f:
-	case 0x24 ... 0x27: case 0x36: case 0x39: case 0x3b ... 0x3f:
-	case 0x7a: case 0x7b: case 0xa6: case 0xa7:
-		return true;
-	}
-	return false;
+	v->method = method;
+	v->why = why;
+	v->offending = offending;
+	return method;
 }
 
-static bool djp_is_rip_relative(const struct insn *insn)
+/* Remember the first thing that a plain jump does not cope with. */
+static void djp_object(struct djp_verdict *v, enum djp_reason why,
+		       unsigned long offending)
 {
-	return insn->modrm.nbytes && (insn->modrm.bytes[0] & 0xc7) == 0x05;
+	if (v->why == DJP_OK)
+		djp_say(v, DJPROBE_ANY, why, offending);
 }
 
-static bool djp_uses_rsp(const struct insn *insn)
+/* One instruction alone, as an int3 or a kprobe displaces it. */
+static void djp_keep_first(struct djp_dcr *dcr)
 {
-	u8 modrm = insn->modrm.bytes[0];
-
-	if (insn->rex_prefix.nbytes && X86_REX_B(insn->rex_prefix.bytes[0]))
-		return false;	/* r12 */
-	if (X86_MODRM_MOD(modrm) == 3)
-		return X86_MODRM_RM(modrm) == 4;
-	return insn->sib.nbytes && X86_SIB_BASE(insn->sib.bytes[0]) == 4;
+	dcr->nr_insns = 1;
+	dcr->len = dcr->insns[0].len;
+	dcr->traps = 0;
 }
 
-/* ff /2 to /5: calls and jumps through a register or memory. */
-static enum djp_reason djp_check_indirect(const struct insn *insn,
-					  struct djp_insn *d)
+static void djp_copy_text(struct djp_dcr *dcr)
 {
-	switch (X86_MODRM_REG(insn->modrm.bytes[0])) {
-	case 2:
-		/* The return address is pushed first, and would move (%rsp). */
-		if (djp_uses_rsp(insn))
-			return DJP_INSN_CALL;
-		d->relocation = DJP_CALL_INDIRECT;
-		return DJP_OK;
-	case 4:
-		d->relocation = DJP_END;
-		return DJP_OK;
-	case 3:		/* far */
-	case 5:
-		return DJP_INSN_BRANCH;
-	}
-	return DJP_OK;
-}
-
-static enum djp_reason djp_check_0f(const struct insn *insn, struct djp_insn *d)
-{
-	u8 modrm = insn->modrm.bytes[0];
-
-	switch (insn->opcode.bytes[1]) {
-	case 0x80 ... 0x8f:	/* jcc */
-		d->relocation = DJP_JCC;
-		return DJP_OK;
-	case 0x0b:		/* ud2, ud1, ud0 */
-	case 0xb9:
-	case 0xff:
-		return DJP_INSN_TRAP;
-	case 0x05:		/* syscall, sysret, sysenter, sysexit, rsm */
-	case 0x07:
-	case 0x34:
-	case 0x35:
-	case 0xaa:
-	case 0x22:		/* mov to a control or debug register */
-	case 0x23:
-		return DJP_INSN_PRIVILEGED;
-	case 0x01:
-		/* With a register operand: vm*, swapgs, monitor, ... */
-		if (X86_MODRM_MOD(modrm) == 3 &&
-		    modrm != 0xca && modrm != 0xcb)	/* clac, stac */
-			return DJP_INSN_PRIVILEGED;
-		return DJP_OK;
-	}
-	return DJP_OK;
-}
-
-/*
- * How an instruction is displaced, or why it is not. What is not named is
- * copied; what the decoder does not know never comes here.
- */
-static enum djp_reason djp_check_opcode(const struct insn *insn,
-					struct djp_insn *d)
-{
-	u8 modrm = insn->modrm.bytes[0];
-
-	switch (insn->opcode.bytes[0]) {
-	case 0x70 ... 0x7f:
-		d->relocation = DJP_JCC;
-		return DJP_OK;
-	case 0xe0 ... 0xe3:
-		d->relocation = DJP_LOOP;
-		return DJP_OK;
-	case 0xe8:
-		d->relocation = DJP_CALL;
-		return DJP_OK;
-	case 0xe9:
-	case 0xeb:
-		d->relocation = DJP_JMP;
-		return DJP_OK;
-	case 0xc2:		/* ret */
-	case 0xc3:
-		d->relocation = DJP_END;
-		return DJP_OK;
-	case 0xff:
-		return djp_check_indirect(insn, d);
-	case 0x0f:
-		return djp_check_0f(insn, d);
-	case 0xcc:		/* int3, int, int1 */
-	case 0xcd:
-	case 0xf1:
-		return DJP_INSN_TRAP;
-	case 0xca:		/* far ret, iret */
-	case 0xcb:
-	case 0xcf:
-	case 0xf4:		/* hlt */
-	case 0xfb:		/* sti: its shadow covers the next instruction only */
-		return DJP_INSN_PRIVILEGED;
-	case 0x8e:		/* mov to a segment register: ss has a shadow too */
-		return X86_MODRM_REG(modrm) == 2 ? DJP_INSN_PRIVILEGED : DJP_OK;
-	case 0xc6:
-	case 0xc7:		/* xabort, xbegin */
-		return modrm == 0xf8 ? DJP_INSN_BRANCH : DJP_OK;
-	}
-	return DJP_OK;
-}
-
-static enum djp_reason djp_check_insn(const struct insn *insn,
-				      unsigned long addr, struct djp_insn *d)
-{
-	enum djp_reason reason;
-
-	if (djp_no_such_opcode(insn))
-		return DJP_UNDECODABLE;
-	d->len = insn->length;
-	d->op = insn->prefixes.nbytes + insn->rex_prefix.nbytes;
-	d->target = addr + insn->length + (long)(s32)insn->immediate.value;
-	if (!insn->vex_prefix.nbytes) {
-		reason = djp_check_opcode(insn, d);
-		if (reason != DJP_OK)
-			return reason;
-		/* Processors differ in what they make of a rel16. */
-		if (d->relocation != DJP_COPY && insn->opnd_bytes == 2)
-			return DJP_INSN_BRANCH;
-	}
-	if (djp_is_rip_relative(insn)) {
-		d->disp = insn_offset_displacement((struct insn *)insn);
-		if (d->relocation == DJP_COPY)
-			d->relocation = DJP_RIP;
-	}
-	return DJP_OK;
-}
-
-/*
- * Behind a return or a jump: padding that is never executed may be covered.
- * Beyond the function's end, too; a function that starts there is a branch
- * target, which is looked for later.
- */
-static int djp_decode_padding(struct djp_dcr *dcr, unsigned long addr,
-			      struct djp_refusal *refusal)
-{
-	struct insn insn;
-	int len;
-
-	while (addr < dcr->addr + DJP_JMP32_LEN) {
-		len = djp_decode(&insn, addr, addr + MAX_INSN_SIZE);
-		if (len < 0)
-			return djp_refuse(refusal, DJP_INSN_RETURN, addr);
-		switch (insn.opcode.bytes[0]) {
-		case 0xcc:
-		case 0x90:
-			break;
-		case 0x0f:
-			if (insn.opcode.bytes[1] == 0x1f)	/* nopl, nopw */
-				break;
-			fallthrough;
-		default:
-			return djp_refuse(refusal, DJP_INSN_RETURN, addr);
-		}
-		addr += len;
-	}
-	dcr->len = addr - dcr->addr;
-	return 0;
-}
-
-static int djp_decode_insns(struct djp_dcr *dcr, unsigned long end,
-			    struct djp_refusal *refusal)
-{
-	unsigned long addr = dcr->addr;
-	enum djp_reason reason;
-	struct djp_insn *d;
-	struct insn insn;
-	int len;
-
-	while (addr < dcr->addr + DJP_JMP32_LEN) {
-		if (addr >= end)
-			return djp_refuse(refusal, DJP_TOO_NEAR_END, end);
-		len = djp_decode(&insn, addr, end);
-		if (len < 0)
-			return djp_refuse(refusal, DJP_UNDECODABLE, addr);
-		d = &dcr->insns[dcr->nr_insns];
-		d->off = addr - dcr->addr;
-		reason = djp_check_insn(&insn, addr, d);
-		if (reason != DJP_OK)
-			return djp_refuse(refusal, reason, addr);
-		if (djp_k.search_exception_tables(addr))
-			return djp_refuse(refusal, DJP_EXTABLE, addr);
-		dcr->nr_insns++;
-		addr += len;
-		if (djp_ends_region(d))
-			return djp_decode_padding(dcr, addr, refusal);
-		if ((d->relocation == DJP_CALL ||
-		     d->relocation == DJP_CALL_INDIRECT) &&
-		    addr < dcr->addr + DJP_JMP32_LEN)
-			return djp_refuse(refusal, DJP_INSN_CALL, addr - len);
-	}
-	dcr->len = addr - dcr->addr;
-	return 0;
-}
-
-static int djp_decode_dcr(struct djp_dcr *dcr, unsigned long end,
-			  struct djp_refusal *refusal)
-{
-	int ret = djp_decode_insns(dcr, end, refusal);
-
-	if (ret)
-		return ret;
-	/* Nothing behind a return or jump at the region's fifth byte or later. */
-	dcr->len = max_t(unsigned int, dcr->len,
-			 dcr->insns[dcr->nr_insns - 1].off +
-			 dcr->insns[dcr->nr_insns - 1].len);
 	memcpy(dcr->text, (void *)dcr->addr, dcr->len);
 	djp_original_text(dcr->addr, dcr->text, dcr->len);
-	return 0;
+}
+
+/**
+ * djp_place_find() - what is known of a function
+ * @place: filled in
+ * @addr: an address in it
+ * @mod: the module that it is in, which may not go meanwhile, or NULL
+ *
+ * Context: djp_mutex held, may sleep.
+ */
+void djp_place_find(struct djp_place *place, unsigned long addr,
+		    const struct module *mod)
+{
+	unsigned long size, offset;
+
+	memset(place, 0, sizeof(*place));
+	place->bar = DJP_NOT_TEXT;
+	if (mod == THIS_MODULE) {
+		place->bar = DJP_OWN_TEXT;
+		return;
+	}
+	place->map = djp_textmap_get(mod);
+	if (!place->map || !djp_textmap_has(place->map, addr) ||
+	    !djp_k.kallsyms_lookup_size_offset(addr, &size, &offset))
+		return;
+	place->start = addr - offset;
+	place->end = djp_textmap_clip(place->map, place->start + size);
+	place->ftrace = djp_k.ftrace_location_range(place->start,
+						    place->end - 1);
+	if (djp_k.within_kprobe_blacklist(addr))
+		place->bar = DJP_BLACKLIST;
+	else if (djp_on_int3_path(addr))
+		place->bar = DJP_INT3_PATH;
+	else
+		place->bar = DJP_OK;
 }
 
 /* Text that the kernel itself patches at run time. */
-static int djp_check_reserved(const struct djp_dcr *dcr,
-			      struct djp_refusal *refusal)
+static enum djp_reason djp_reserved(const struct djp_place *place,
+				    unsigned long start, unsigned long end,
+				    unsigned long *where)
 {
-	void *start = (void *)dcr->addr;
-	void *end = (void *)(dcr->addr + dcr->len - 1);	/* inclusive */
-	int reserved;
+	if (place->ftrace && place->ftrace < end &&
+	    place->ftrace + MCOUNT_INSN_SIZE > start) {
+		*where = place->ftrace;
+		return DJP_FTRACE;
+	}
+	*where = start;
+	/* Its end is inclusive. */
+	if (djp_k.alternatives_text_reserved((void *)start, (void *)end - 1))
+		return DJP_ALTERNATIVE;
+	return djp_textmap_reserved(place->map, start, end, where);
+}
 
-	if (djp_k.ftrace_text_reserved(start, end))
-		return djp_refuse(refusal, DJP_FTRACE, dcr->addr);
-	djp_k.jump_label_lock();
-	reserved = djp_k.jump_label_text_reserved(start, end);
-	djp_k.jump_label_unlock();
-	if (reserved)
-		return djp_refuse(refusal, DJP_JUMP_LABEL, dcr->addr);
-	if (djp_k.static_call_text_reserved(start, end))
-		return djp_refuse(refusal, DJP_STATIC_CALL, dcr->addr);
-	if (djp_k.alternatives_text_reserved(start, end))
-		return djp_refuse(refusal, DJP_ALTERNATIVE, dcr->addr);
-	return 0;
+/* Decode and look at the instruction at @addr, behind those that @dcr has. */
+static enum djp_reason djp_take(const struct djp_place *place,
+				struct djp_dcr *dcr, unsigned long addr,
+				unsigned long *where)
+{
+	struct djp_insn *d = &dcr->insns[dcr->nr_insns];
+	enum djp_reason reason, reserved;
+	struct insn insn;
+
+	*where = addr;
+	if (addr >= place->end)
+		return DJP_TOO_NEAR_END;
+	memset(d, 0, sizeof(*d));
+	d->off = addr - dcr->addr;
+	if (djp_decode(&insn, addr, place->end) < 0)
+		return DJP_UNDECODABLE;
+	reason = djp_displace(&insn, addr, d);
+	dcr->nr_insns++;
+	dcr->len = d->off + d->len;
+	reserved = djp_reserved(place, addr, addr + d->len, where);
+	if (reserved != DJP_OK)
+		return reserved;
+	*where = addr;
+	if (reason == DJP_OK && djp_k.search_exception_tables(addr))
+		return DJP_EXTABLE;
+	return reason;
 }
 
 /*
- * A kprobe in our bytes would be overwritten. One before them may be optimised,
- * now or later, and then displaces up to DJP_DCR_MAX bytes from its address on.
- * A kprobe on an ftrace site writes nothing but that site.
+ * Over what is not reached: padding behind a return or a jump. It may go on
+ * beyond the function's end; a function that starts there is a branch target.
  */
-static int djp_check_kprobes(const struct djp_dcr *dcr,
-			     struct djp_refusal *refusal)
+static unsigned long djp_skip_padding(const struct djp_place *place,
+				      const struct djp_dcr *dcr,
+				      unsigned long addr)
+{
+	struct insn insn;
+	int len;
+
+	while (addr < dcr->addr + DJP_JMP32_LEN && addr < place->end &&
+	       !djp_textmap_target(place->map, addr, addr + 1)) {
+		len = djp_decode(&insn, addr, place->end);
+		if (len < 0 || !djp_is_nop(&insn))
+			break;
+		addr += len;
+	}
+	return addr;
+}
+
+static bool djp_is_call(const struct djp_insn *insn)
+{
+	return insn->relocation == DJP_CALL ||
+		insn->relocation == DJP_CALL_INDIRECT;
+}
+
+/*
+ * The rest of the bytes that a jump covers. Where control comes in by another way
+ * than from above - a branch, a call that returns, code behind a return - an int3
+ * will have to stand.
+ *
+ * Return: DJP_OK, or why no jump can stand at all.
+ */
+static enum djp_reason djp_extend(const struct djp_place *place,
+				  struct djp_dcr *dcr, struct djp_verdict *v,
+				  unsigned long *where)
+{
+	unsigned long addr = dcr->addr + dcr->len;
+	enum djp_reason reason;
+
+	while (addr < dcr->addr + DJP_JMP32_LEN) {
+		const struct djp_insn *last = &dcr->insns[dcr->nr_insns - 1];
+
+		if (djp_ends_region(last)) {
+			addr = djp_skip_padding(place, dcr, addr);
+			if (addr >= dcr->addr + DJP_JMP32_LEN)
+				break;
+			djp_object(v, DJP_INSN_RETURN, dcr->addr + last->off);
+			dcr->traps |= BIT(addr - dcr->addr);
+		} else if (djp_is_call(last)) {
+			djp_object(v, DJP_INSN_CALL, dcr->addr + last->off);
+			dcr->traps |= BIT(addr - dcr->addr);
+		}
+		reason = djp_take(place, dcr, addr, where);
+		if (reason != DJP_OK)
+			return reason;
+		addr = dcr->addr + dcr->len;
+	}
+	dcr->len = addr - dcr->addr;
+	return DJP_OK;
+}
+
+/* An int3 for each branch target; false if one is inside an instruction. */
+static bool djp_trap_targets(const struct djp_place *place, struct djp_dcr *dcr,
+			     struct djp_verdict *v, unsigned long *where)
+{
+	unsigned long end = dcr->addr + dcr->len;
+	unsigned long at = dcr->addr + 1;
+	unsigned int i;
+
+	while (true) {
+		at = djp_textmap_target(place->map, at, end);
+		if (!at)
+			return true;
+		*where = at;
+		for (i = 1; i < dcr->nr_insns; i++) {
+			if (dcr->insns[i].off == at - dcr->addr)
+				break;
+		}
+		if (i >= dcr->nr_insns)
+			return false;
+		djp_object(v, DJP_BRANCH_TARGET, at);
+		dcr->traps |= BIT(at - dcr->addr);
+		at++;
+	}
+}
+
+static enum djprobe_method djp_judge_jump(const struct djp_place *place,
+					  struct djp_dcr *dcr,
+					  struct djp_verdict *v)
+{
+	unsigned long where;
+	enum djp_reason reason;
+
+	reason = djp_extend(place, dcr, v, &where);
+	if (reason == DJP_OK &&
+	    dcr->addr + dcr->len > djp_textmap_clip(place->map, -1UL)) {
+		reason = DJP_TOO_NEAR_END;
+		where = dcr->addr;
+	}
+	if (reason == DJP_OK && !djp_trap_targets(place, dcr, v, &where))
+		reason = DJP_BRANCH_TARGET;
+	if (reason == DJP_OK && dcr->traps &&
+	    !djp_slot_possible(dcr->addr, dcr->traps)) {
+		reason = v->why;
+		where = v->offending;
+	}
+	if (reason != DJP_OK) {
+		djp_keep_first(dcr);
+		return djp_say(v, DJPROBE_INT3, reason, where);
+	}
+	v->method = dcr->traps ? DJPROBE_JUMP_INT3 : DJPROBE_JUMP;
+	return v->method;
+}
+
+/**
+ * djp_judge() - what can stand at an address, by the text alone
+ * @place: the function that it is in
+ * @addr: the address; not at an ftrace site, see djp_behind_ftrace()
+ * @dcr: what is displaced, as far as was found out
+ * @v: the verdict. DJPROBE_KPROBE is "nothing of ours": whether kprobes take it
+ *	is theirs to say
+ *
+ * Context: djp_mutex held.
+ * Return: the verdict's method.
+ */
+enum djprobe_method djp_judge(const struct djp_place *place, unsigned long addr,
+			      struct djp_dcr *dcr, struct djp_verdict *v)
+{
+	enum djprobe_method method;
+	enum djp_reason reason;
+	unsigned long where;
+
+	/* The text is copied whole; of the instructions @nr_insns are valid. */
+	dcr->addr = addr;
+	dcr->len = 0;
+	dcr->nr_insns = 0;
+	dcr->traps = 0;
+	djp_say(v, DJPROBE_ANY, DJP_OK, 0);
+	if (place->bar != DJP_OK)
+		return djp_say(v, DJPROBE_ANY, place->bar, addr);
+	if (!djp_textmap_insn(place->map, addr))
+		return djp_say(v, DJPROBE_ANY, DJP_NOT_BOUNDARY, addr);
+
+	reason = djp_take(place, dcr, addr, &where);
+	djp_copy_text(dcr);
+	switch (reason) {
+	case DJP_OK:
+		break;
+	case DJP_EXTABLE:
+	case DJP_INSN_BRANCH:
+	case DJP_INSN_CALL:
+	case DJP_INSN_PRIVILEGED:
+		return djp_say(v, DJPROBE_KPROBE, reason, where);
+	default:
+		return djp_say(v, DJPROBE_ANY, reason, where);
+	}
+	method = djp_judge_jump(place, dcr, v);
+	djp_copy_text(dcr);
+	return method;
+}
+
+/* The first kprobe in a range, or 0. One on an ftrace site writes nothing but that. */
+static unsigned long djp_kprobe_in(unsigned long start, unsigned long end)
 {
 	unsigned long found = 0;
 	unsigned long addr;
 	struct kprobe *kp;
 
 	preempt_disable();
-	for (addr = dcr->addr - DJP_DCR_MAX + 1; addr < dcr->addr + dcr->len;
-	     addr++) {
+	for (addr = start; addr < end && !found; addr++) {
 		kp = djp_k.get_kprobe((void *)addr);
-		if (kp && !(kp->flags & KPROBE_FLAG_FTRACE)) {
+		if (kp && !(kp->flags & KPROBE_FLAG_FTRACE))
 			found = addr;
-			break;
-		}
 	}
 	preempt_enable();
-	return found ? djp_refuse(refusal, DJP_KPROBE, found) : 0;
+	return found;
+}
+
+/**
+ * djp_kprobe_near() - a kprobe that is, or may come, in the way of bytes of ours
+ * @addr: the insertion address
+ * @len: bytes from there
+ *
+ * One before them may be optimised, now or later, and then displaces up to
+ * DJP_DCR_MAX bytes from its address on.
+ *
+ * Return: its address, or 0.
+ */
+unsigned long djp_kprobe_near(unsigned long addr, unsigned int len)
+{
+	return djp_kprobe_in(addr - DJP_DCR_MAX + 1, addr + len);
+}
+
+/* Others are here already, or their bytes are in the way of a jump. */
+static void djp_check_neighbours(struct djp_dcr *dcr, struct djp_verdict *v)
+{
+	unsigned long addr = dcr->addr;
+	struct djp_site *site;
+	unsigned long kprobe;
+
+	kprobe = djp_kprobe_near(addr, 1);
+	if (kprobe) {
+		djp_keep_first(dcr);
+		djp_say(v, DJPROBE_KPROBE, DJP_KPROBE, kprobe);
+		return;
+	}
+	site = djp_site_overlap(addr, dcr->len);
+	if (site && site->dcr.addr < addr) {
+		djp_say(v, DJPROBE_ANY, DJP_OVERLAP, site->dcr.addr);
+		return;
+	}
+	kprobe = djp_kprobe_in(addr + 1, addr + dcr->len);
+	if (!site && !kprobe)
+		return;
+	djp_keep_first(dcr);
+	if (v->method == DJPROBE_JUMP || v->method == DJPROBE_JUMP_INT3)
+		djp_say(v, DJPROBE_INT3, site ? DJP_OVERLAP : DJP_KPROBE,
+			site ? site->dcr.addr : kprobe);
+}
+
+/* The user asks for one method and no other. */
+static void djp_want(struct djp_dcr *dcr, struct djp_verdict *v,
+		     enum djprobe_method want)
+{
+	enum djp_reason why = v->why == DJP_OK ? DJP_OTHER_METHOD : v->why;
+
+	if (want == DJPROBE_ANY || v->method == DJPROBE_ANY ||
+	    v->method == want)
+		return;
+	if (want == DJPROBE_KPROBE ||
+	    (want == DJPROBE_INT3 && v->method != DJPROBE_KPROBE)) {
+		djp_keep_first(dcr);
+		djp_say(v, want, why, v->offending);
+		return;
+	}
+	djp_say(v, DJPROBE_ANY, why, v->offending);
 }
 
 /**
@@ -335,54 +387,35 @@ unsigned long djp_behind_ftrace(unsigned long addr, unsigned long *ftrace)
 }
 
 /**
- * djp_check_site() - can a jump stand here?
- * @addr: the insertion address
+ * djp_check_site() - what can stand at an address, now
+ * @addr: the address
  * @mod: the module that it is in, which may not go meanwhile, or NULL
- * @dcr: filled in as far as was found out
- * @refusal: why not
+ * @want: the method that was asked for, or DJPROBE_ANY
+ * @dcr: what is displaced, as far as was found out
+ * @v: the verdict
  *
  * Context: djp_mutex held, may sleep.
- * Return: 0, or the negative errno of @refusal's reason.
  */
-int djp_check_site(unsigned long addr, struct module *mod, struct djp_dcr *dcr,
-		   struct djp_refusal *refusal)
+void djp_check_site(unsigned long addr, const struct module *mod,
+		    enum djprobe_method want, struct djp_dcr *dcr,
+		    struct djp_verdict *v)
 {
-	struct djp_textmap *map;
-	unsigned long size, offset, target;
-	struct djp_site *other;
-	int ret;
+	struct djp_place place;
 
-	memset(dcr, 0, sizeof(*dcr));
-	dcr->addr = addr;
+	djp_place_find(&place, addr, mod);
+	if (djp_judge(&place, addr, dcr, v) == DJPROBE_ANY)
+		return;
+	djp_check_neighbours(dcr, v);
+	djp_want(dcr, v, want);
+}
 
-	if (mod == THIS_MODULE)
-		return djp_refuse(refusal, DJP_OWN_TEXT, addr);
-	map = djp_textmap_get(addr, mod);
-	if (!map || !djp_k.kallsyms_lookup_size_offset(addr, &size, &offset))
-		return djp_refuse(refusal, DJP_NOT_TEXT, addr);
-	if (djp_k.within_kprobe_blacklist(addr))
-		return djp_refuse(refusal, DJP_BLACKLIST, addr);
-	if (djp_on_int3_path(addr))
-		return djp_refuse(refusal, DJP_INT3_PATH, addr);
-	if (!djp_textmap_insn(map, addr))
-		return djp_refuse(refusal, DJP_NOT_BOUNDARY, addr);
-
-	ret = djp_decode_dcr(dcr, addr - offset + size, refusal);
-	if (ret)
-		return ret;
-	if (addr + dcr->len > djp_textmap_end(map))
-		return djp_refuse(refusal, DJP_TOO_NEAR_END, addr);
-	target = djp_textmap_target(map, addr + 1, addr + dcr->len);
-	if (target)
-		return djp_refuse(refusal, DJP_BRANCH_TARGET, target);
-	ret = djp_check_reserved(dcr, refusal);
-	if (ret)
-		return ret;
-	ret = djp_check_kprobes(dcr, refusal);
-	if (ret)
-		return ret;
-	other = djp_site_overlap(addr, dcr->len);
-	if (other)
-		return djp_refuse(refusal, DJP_OVERLAP, other->dcr.addr);
-	return djp_refuse(refusal, DJP_OK, 0);
+/**
+ * djp_verdict_demote() - nothing but an int3, after all
+ * @dcr: what is displaced
+ * @v: the verdict that could not be kept
+ */
+void djp_verdict_demote(struct djp_dcr *dcr, struct djp_verdict *v)
+{
+	djp_keep_first(dcr);
+	v->method = DJPROBE_INT3;
 }

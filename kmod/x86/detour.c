@@ -9,20 +9,12 @@
  *	popfq
  *	the displaced instructions	relocated, see enum djp_relocation
  *	jmp behind the DCR		unless they end in a jump, return or call
- *
- * The memory is never writable and executable at once: text_poke_copy() writes
- * it through an alias that only the writing CPU has, and only while it writes.
- * What is not in use is filled with int3.
  */
-#include <linux/genalloc.h>
 #include <linux/percpu.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 
 #include "x86/x86.h"
-
-#define DJP_CHUNK_SIZE	(16 * PAGE_SIZE)
-#define DJP_SLOT_ORDER	4	/* 16 bytes */
 
 #define DJP_PUSHFQ	0x9c
 #define DJP_POPFQ	0x9d
@@ -31,10 +23,10 @@
 #define DJP_PUSH_IMM32	0x68
 
 /*
- * The longest that a region becomes: five instructions, each up to 9 bytes (loop)
- * or unchanged, a call (10) or the way back (5).
+ * The longest that a region becomes: five instructions, each 10 bytes (a call) or
+ * unchanged, and the way back.
  */
-#define DJP_REGION_MAX	(DJP_DCR_MAX + DJP_JMP32_LEN * 9 + 10)
+#define DJP_REGION_MAX	(DJP_DCR_MAX + DJP_JMP32_LEN * 10 + DJP_JMP32_LEN)
 
 /* The longest increment, see djp_emit_count(). */
 #define DJP_COUNT_MAX	16
@@ -43,20 +35,6 @@
 #define DJP_DETOUR_MAX(nr_actions) \
 	(sizeof(void *) + 3 + DJP_JMP32_LEN + \
 	 (nr_actions) * DJP_COUNT_MAX + DJP_REGION_MAX)
-
-/**
- * struct djp_chunk - executable memory for many detours
- * @node: on djp_chunks
- * @mem: DJP_CHUNK_SIZE bytes
- */
-struct djp_chunk {
-	struct list_head	node;
-	void			*mem;
-};
-
-/* djp_mutex guards both. */
-static struct gen_pool *djp_pool;
-static LIST_HEAD(djp_chunks);
 
 /**
  * struct djp_code - code that is being generated
@@ -132,13 +110,15 @@ static bool djp_emit_copy(struct djp_code *code, const struct djp_dcr *dcr,
 }
 
 /*
- * A call is the last instruction, and returns to behind the original one: the
- * address on the stack is that which an unwinder, or the callee, expects.
+ * A call returns to behind the original one: the address on the stack is that
+ * which an unwinder, or the callee, expects. If that is among the bytes of the
+ * jump, an int3 there sends it on to the detour.
  */
 static bool djp_emit_push_return(struct djp_code *code,
-				 const struct djp_dcr *dcr)
+				 const struct djp_dcr *dcr,
+				 const struct djp_insn *insn)
 {
-	unsigned long ret = dcr->addr + dcr->len;
+	unsigned long ret = dcr->addr + insn->off + insn->len;
 	s32 imm = ret;
 
 	djp_emit1(code, DJP_PUSH_IMM32);
@@ -151,7 +131,7 @@ static bool djp_emit_call_indirect(struct djp_code *code,
 				   const struct djp_dcr *dcr,
 				   const struct djp_insn *insn)
 {
-	bool ok = djp_emit_push_return(code, dcr);
+	bool ok = djp_emit_push_return(code, dcr, insn);
 	size_t start = code->len;
 
 	ok &= djp_emit_copy(code, dcr, insn);
@@ -159,10 +139,29 @@ static bool djp_emit_call_indirect(struct djp_code *code,
 	return ok;
 }
 
+/*
+ * Where a displaced branch goes: if to another displaced instruction, then to that
+ * in the detour. A branch to the insertion address is an arrival like any other.
+ */
+static unsigned long djp_branch_to(const struct djp_dcr *dcr,
+				   const struct djp_detour *detour,
+				   const struct djp_insn *insn)
+{
+	unsigned int i;
+
+	for (i = 1; i < dcr->nr_insns; i++) {
+		if (insn->target == dcr->addr + dcr->insns[i].off)
+			return detour->text + detour->insns[i];
+	}
+	return insn->target;
+}
+
 static bool djp_emit_displaced(struct djp_code *code, const struct djp_dcr *dcr,
+			       const struct djp_detour *detour,
 			       const struct djp_insn *insn)
 {
 	u8 opcode = dcr->text[insn->off + insn->op];
+	unsigned long to = djp_branch_to(dcr, detour, insn);
 
 	switch (insn->relocation) {
 	case DJP_JCC:
@@ -170,18 +169,17 @@ static bool djp_emit_displaced(struct djp_code *code, const struct djp_dcr *dcr,
 		if (opcode == 0x0f)
 			opcode = dcr->text[insn->off + insn->op + 1];
 		djp_emit1(code, 0x0f);
-		return djp_emit_rel32(code, 0x80 | (opcode & 0x0f),
-				      insn->target);
+		return djp_emit_rel32(code, 0x80 | (opcode & 0x0f), to);
 	case DJP_JMP:
-		return djp_emit_rel32(code, DJP_JMP32, insn->target);
+		return djp_emit_rel32(code, DJP_JMP32, to);
 	case DJP_LOOP:
 		/* Taken: over the short jump, to the near one. */
 		djp_emit(code, dcr->text + insn->off, insn->op);
 		djp_emit1(code, opcode);
 		djp_emit(code, "\x02\xeb\x05", 3);
-		return djp_emit_rel32(code, DJP_JMP32, insn->target);
+		return djp_emit_rel32(code, DJP_JMP32, to);
 	case DJP_CALL:
-		return djp_emit_push_return(code, dcr) &
+		return djp_emit_push_return(code, dcr, insn) &
 			djp_emit_rel32(code, DJP_JMP32, insn->target);
 	case DJP_CALL_INDIRECT:
 		return djp_emit_call_indirect(code, dcr, insn);
@@ -191,14 +189,17 @@ static bool djp_emit_displaced(struct djp_code *code, const struct djp_dcr *dcr,
 }
 
 /* The displaced instructions, and the way back if control gets there. */
-static bool djp_emit_region(struct djp_code *code, const struct djp_dcr *dcr)
+static bool djp_emit_region(struct djp_code *code, const struct djp_dcr *dcr,
+			    struct djp_detour *detour)
 {
 	const struct djp_insn *last = &dcr->insns[dcr->nr_insns - 1];
 	bool ok = true;
 	unsigned int i;
 
-	for (i = 0; i < dcr->nr_insns; i++)
-		ok &= djp_emit_displaced(code, dcr, &dcr->insns[i]);
+	for (i = 0; i < dcr->nr_insns; i++) {
+		detour->insns[i] = code->base + code->len - detour->text;
+		ok &= djp_emit_displaced(code, dcr, detour, &dcr->insns[i]);
+	}
 	if (djp_ends_region(last) || last->relocation == DJP_CALL ||
 	    last->relocation == DJP_CALL_INDIRECT)
 		return ok;
@@ -229,47 +230,9 @@ static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
 			djp_emit_count(code, detour->actions[i].counter);
 	}
 	djp_emit1(code, DJP_POPFQ);
-	ok &= djp_emit_region(code, dcr);
+	ok &= djp_emit_region(code, dcr, detour);
 	detour->len = code->base + code->len - detour->text;
 	return ok;
-}
-
-static int djp_chunk_add(void)
-{
-	struct djp_chunk *chunk;
-
-	chunk = kmalloc(sizeof(*chunk), GFP_KERNEL);
-	if (!chunk)
-		return -ENOMEM;
-	chunk->mem = djp_exec_alloc(DJP_CHUNK_SIZE);
-	if (!chunk->mem)
-		goto fail;
-	if (gen_pool_add(djp_pool, (unsigned long)chunk->mem, DJP_CHUNK_SIZE,
-			 NUMA_NO_NODE))
-		goto fail;
-	list_add(&chunk->node, &djp_chunks);
-	return 0;
-fail:
-	if (chunk->mem)
-		djp_exec_free(chunk->mem, DJP_CHUNK_SIZE);
-	kfree(chunk);
-	return -ENOMEM;
-}
-
-static unsigned long djp_slot_alloc(size_t size)
-{
-	unsigned long addr;
-
-	if (!djp_pool)
-		djp_pool = gen_pool_create(DJP_SLOT_ORDER, NUMA_NO_NODE);
-	if (!djp_pool)
-		return 0;
-	addr = gen_pool_alloc(djp_pool, size);
-	if (!addr && !djp_chunk_add())
-		addr = gen_pool_alloc(djp_pool, size);
-	if (addr)
-		djp_stats.detour_bytes_live += size;
-	return addr;
 }
 
 static unsigned int djp_active(const struct djp_site *site, bool *handlers)
@@ -328,6 +291,7 @@ struct djp_detour *djp_detour_build(const struct djp_site *site,
 {
 	struct djp_detour *detour;
 	struct djp_code code = { };
+	size_t header;
 	bool handlers;
 	unsigned int nr = djp_active(site, &handlers);
 
@@ -339,22 +303,27 @@ struct djp_detour *djp_detour_build(const struct djp_site *site,
 	if (!detour)
 		return NULL;
 
+	if (site->verdict.method == DJPROBE_KPROBE) {
+		djp_refuse(refusal, DJP_OK, 0);
+		return detour;
+	}
 	code.buf = kmalloc(DJP_DETOUR_MAX(nr), GFP_KERNEL);
 	if (!code.buf)
 		goto fail;
 	/* Once for its length, which does not depend on where it is. */
 	djp_emit_all(&code, detour, &site->dcr, handlers);
-	detour->alloc_len = code.len;
-	detour->alloc = djp_slot_alloc(detour->alloc_len);
-	if (!detour->alloc)
+	header = code.len - detour->len;
+	if (!djp_slot_alloc(&detour->slot, code.len, header, site->dcr.addr,
+			    site->dcr.traps))
 		goto fail;
+	/* And once for the branches between displaced instructions, in place. */
 	code.len = 0;
-	code.base = detour->alloc;
+	code.base = detour->slot.text - header;
 	if (!djp_emit_all(&code, detour, &site->dcr, handlers)) {
 		djp_refuse(refusal, DJP_OUT_OF_RANGE, site->dcr.addr);
 		goto fail;
 	}
-	djp_k.text_poke_copy((void *)detour->alloc, code.buf, code.len);
+	djp_k.text_poke_copy((void *)code.base, code.buf, code.len);
 	kfree(code.buf);
 	djp_refuse(refusal, DJP_OK, 0);
 	return detour;
@@ -368,47 +337,17 @@ fail:
  * djp_detour_free() - free a detour
  * @detour: nothing stands in it and nothing can reach it; or NULL
  *
- * Its memory is filled with int3, so that whatever reaches it all the same is
- * told apart at once.
- *
  * Context: djp_mutex held, may sleep, takes text_mutex.
  */
 void djp_detour_free(struct djp_detour *detour)
 {
-	u8 traps[64];
 	unsigned int i;
-	size_t done, n;
 
 	if (!detour)
 		return;
 	for (i = 0; i < detour->nr_actions; i++)
 		djp_counter_put(detour->actions[i].counter);
-	if (detour->alloc) {
-		memset(traps, DJP_INT3, sizeof(traps));
-		for (done = 0; done < detour->alloc_len; done += n) {
-			n = min(sizeof(traps), detour->alloc_len - done);
-			djp_k.text_poke_copy((void *)(detour->alloc + done),
-					     traps, n);
-		}
-		gen_pool_free(djp_pool, detour->alloc, detour->alloc_len);
-		djp_stats.detour_bytes_live -= detour->alloc_len;
-	}
+	if (detour->slot.addr)
+		djp_slot_free(&detour->slot);
 	kfree(detour);
-}
-
-/**
- * djp_detours_exit() - free the executable memory
- *
- * Context: module unload; no detour is left.
- */
-void djp_detours_exit(void)
-{
-	struct djp_chunk *chunk, *tmp;
-
-	if (djp_pool)
-		gen_pool_destroy(djp_pool);
-	list_for_each_entry_safe(chunk, tmp, &djp_chunks, node) {
-		djp_exec_free(chunk->mem, DJP_CHUNK_SIZE);
-		kfree(chunk);
-	}
 }

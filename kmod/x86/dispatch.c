@@ -54,25 +54,22 @@ static nokprobe_inline bool djp_is_running(const struct djp_frame *frame,
 }
 
 /**
- * djp_dispatch() - call the handlers of a detour
- * @regs: as they were at the probed instruction, but for ip
- * @ret: the return address into the detour, which identifies it
+ * djp_run_actions() - count, and call handlers
+ * @detour: whose actions
+ * @regs: as they were at the probed instruction
+ * @count_all: count for probes without a handler too: nothing else does
  *
  * A hit in another context than the handler that it interrupts is handled. Only
  * a handler that reaches its own probe in its own context is refused.
  *
  * Context: that of the probed code.
  */
-asmlinkage notrace __visible void djp_dispatch(struct pt_regs *regs,
-					       unsigned long ret)
+notrace void djp_run_actions(const struct djp_detour *detour,
+			     struct pt_regs *regs, bool count_all)
 {
-	struct djp_detour *detour =
-		*(struct djp_detour **)(ret - DJP_RET_TO_HEADER);
 	struct djp_frame frame;
 	struct djp_frame **top;
 	unsigned int i;
-
-	regs->ip = detour->addr;
 
 	preempt_disable_notrace();
 	top = this_cpu_ptr(&djp_running[djp_context()]);
@@ -80,8 +77,11 @@ asmlinkage notrace __visible void djp_dispatch(struct pt_regs *regs,
 	for (i = 0; i < detour->nr_actions; i++) {
 		struct djprobe *p = READ_ONCE(detour->actions[i].handler_of);
 
-		if (!p)
+		if (!p) {
+			if (count_all)
+				this_cpu_inc(*detour->actions[i].counter->slot);
 			continue;
+		}
 		if (djp_is_running(frame.prev, p)) {
 			atomic_long_inc(&p->missed);
 			atomic_long_inc(&djp_recursion_missed);
@@ -96,5 +96,23 @@ asmlinkage notrace __visible void djp_dispatch(struct pt_regs *regs,
 		WRITE_ONCE(*top, frame.prev);
 	}
 	preempt_enable_notrace();
+}
+NOKPROBE_SYMBOL(djp_run_actions);
+
+/**
+ * djp_dispatch() - from a detour to its handlers
+ * @regs: as they were at the probed instruction, but for ip
+ * @ret: the return address into the detour, which identifies it
+ *
+ * Context: that of the probed code.
+ */
+asmlinkage notrace __visible void djp_dispatch(struct pt_regs *regs,
+					       unsigned long ret)
+{
+	struct djp_detour *detour =
+		*(struct djp_detour **)(ret - DJP_RET_TO_HEADER);
+
+	regs->ip = detour->addr;
+	djp_run_actions(detour, regs, false);
 }
 NOKPROBE_SYMBOL(djp_dispatch);

@@ -7,6 +7,7 @@
  * text_poke_bp() (arch/x86/kernel/alternative.c), which can't be used: it knows
  * only jumps, calls and nops, and BUG()s on the instructions that we put back.
  */
+#include <linux/ftrace.h>
 #include <linux/memory.h>
 #include <linux/mutex.h>
 #include <linux/sched.h>
@@ -30,6 +31,21 @@ void djp_jump_text(const struct djp_site *site, const struct djp_detour *detour,
 }
 
 /**
+ * djp_bypass_text() - the int3s of a site in bypass, in its original text
+ * @site: the site
+ * @text: djp_written() bytes, or more up to site->dcr.len
+ */
+void djp_bypass_text(const struct djp_site *site, u8 *text)
+{
+	unsigned long traps = site->dcr.traps;
+	unsigned int k;
+
+	text[0] = DJP_INT3;
+	for_each_set_bit(k, &traps, DJP_JMP32_LEN)
+		text[k] = DJP_INT3;
+}
+
+/**
  * djp_site_text() - what a site's text must be now
  * @site: the site
  * @text: site->dcr.len bytes
@@ -42,9 +58,13 @@ void djp_site_text(const struct djp_site *site, u8 *text)
 	if (site->state == DJP_JUMP)
 		djp_jump_text(site, site->detour, text);
 	else if (site->state == DJP_BYPASS)
-		text[0] = DJP_INT3;
+		djp_bypass_text(site, text);
 }
 
+/*
+ * Is the text what it must be, and no kprobe about to change it? A kprobe writes
+ * an int3 too: over one of ours it can't be seen in the text.
+ */
 static bool djp_poke_verify(struct djp_poke *pokes, int nr)
 {
 	bool ok = true;
@@ -52,38 +72,105 @@ static bool djp_poke_verify(struct djp_poke *pokes, int nr)
 
 	for (i = 0; i < nr; i++) {
 		struct djp_poke *p = &pokes[i];
+		const struct djp_dcr *dcr = &p->site->dcr;
 
-		p->foreign = memcmp((void *)p->site->dcr.addr, p->expect,
-				    p->site->dcr.len);
+		p->foreign = memcmp((void *)dcr->addr, p->expect, dcr->len) ||
+			djp_kprobe_near(dcr->addr, djp_written(dcr));
 		if (p->foreign)
 			ok = false;
 	}
 	return ok;
 }
 
+/**
+ * djp_text_owner() - whose bytes stand where ours should
+ * @poke: a poke with @foreign set
+ * @addr: the first byte that is not the expected one, or the kprobe
+ *
+ * Return: "kprobe", "ftrace", "jump-label", "static-call" or "unknown".
+ */
+const char *djp_text_owner(const struct djp_poke *poke, unsigned long *addr)
+{
+	const struct djp_dcr *dcr = &poke->site->dcr;
+	const struct djp_textmap *map;
+	unsigned long where;
+	unsigned int i;
+
+	*addr = djp_kprobe_near(dcr->addr, djp_written(dcr));
+	if (*addr)
+		return "kprobe";
+	for (i = 0; i < dcr->len - 1; i++) {
+		if (((u8 *)dcr->addr)[i] != poke->expect[i])
+			break;
+	}
+	*addr = dcr->addr + i;
+	if (djp_k.ftrace_location_range(*addr - MCOUNT_INSN_SIZE + 1, *addr))
+		return "ftrace";
+	map = djp_textmap_get(poke->site->mod);
+	switch (map ? djp_textmap_reserved(map, *addr, *addr + 1, &where) :
+		DJP_OK) {
+	case DJP_JUMP_LABEL:
+		return "jump-label";
+	case DJP_STATIC_CALL:
+		return "static-call";
+	default:
+		return "unknown";
+	}
+}
+
 enum djp_phase { DJP_PUT_INT3, DJP_PUT_TAIL, DJP_PUT_FIRST };
+
+static void djp_put(const struct djp_poke *p, unsigned int k, u8 byte)
+{
+	u8 *at = (u8 *)p->site->dcr.addr + k;
+
+	if (*at != byte)
+		djp_k.text_poke(at, &byte, 1);
+}
+
+/* The first bytes of instructions: each is an int3 before or after this. */
+static void djp_put_starts(const struct djp_poke *p, bool int3)
+{
+	unsigned long traps = p->site->dcr.traps;
+	unsigned int k;
+
+	for_each_set_bit(k, &traps, DJP_JMP32_LEN)
+		djp_put(p, k, int3 ? DJP_INT3 : p->text[k]);
+	djp_put(p, 0, int3 ? DJP_INT3 : p->text[0]);
+}
+
+/* What is between them. */
+static void djp_put_tail(const struct djp_poke *p)
+{
+	unsigned long traps = p->site->dcr.traps;
+	u8 tail[DJP_JMP32_LEN];
+	unsigned int k;
+
+	memcpy(tail, p->text, sizeof(tail));
+	for_each_set_bit(k, &traps, DJP_JMP32_LEN)
+		tail[k] = DJP_INT3;
+	djp_k.text_poke((u8 *)p->site->dcr.addr + 1, tail + 1,
+			sizeof(tail) - 1);
+}
 
 /* One phase at all sites, then one IPI to all CPUs. */
 static void djp_poke_phase(const struct djp_poke *pokes, int nr,
 			   enum djp_phase phase)
 {
-	const u8 int3 = DJP_INT3;
 	bool wrote = false;
 	int i;
 
 	for (i = 0; i < nr; i++) {
 		const struct djp_poke *p = &pokes[i];
-		u8 *site = (u8 *)p->site->dcr.addr;
 
 		if (p->foreign)
 			continue;
 		if (phase == DJP_PUT_INT3 && p->int3)
-			djp_k.text_poke(site, &int3, 1);
+			djp_put_starts(p, true);
 		else if (phase == DJP_PUT_TAIL && p->tail)
-			djp_k.text_poke(site + 1, p->text + 1,
-					DJP_JMP32_LEN - 1);
+			djp_put_tail(p);
 		else if (phase == DJP_PUT_FIRST && p->first)
-			djp_k.text_poke(site, p->text, 1);
+			djp_put_starts(p, false);
 		else
 			continue;
 		wrote = true;
@@ -100,15 +187,19 @@ static void djp_poke_phase(const struct djp_poke *pokes, int nr,
  * @all_or_nothing: write nothing if one site does not hold what is expected;
  *	otherwise leave out such sites
  *
- * Sites whose text is not the expected one have @foreign set.
+ * Sites whose text is not the expected one have @foreign set. No kprobe comes or
+ * goes meanwhile, nor is one optimised.
  *
- * Context: task, djp_mutex held, takes text_mutex. Not under cpus_read_lock().
+ * Context: task, djp_mutex held, takes kprobe_mutex and text_mutex. Not under
+ * cpus_read_lock().
  * Return: 0, or -EBUSY if nothing was written.
  */
 int djp_poke_all(struct djp_poke *pokes, int nr, bool all_or_nothing)
 {
 	int ret = 0;
 
+	/* kernel/kprobes.c takes them in this order. */
+	mutex_lock(djp_k.kprobe_mutex);
 	mutex_lock(djp_k.text_mutex);
 	if (djp_poke_verify(pokes, nr) || !all_or_nothing) {
 		djp_poke_phase(pokes, nr, DJP_PUT_INT3);
@@ -118,5 +209,6 @@ int djp_poke_all(struct djp_poke *pokes, int nr, bool all_or_nothing)
 		ret = -EBUSY;
 	}
 	mutex_unlock(djp_k.text_mutex);
+	mutex_unlock(djp_k.kprobe_mutex);
 	return ret;
 }

@@ -1,20 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Where instructions start, and what can be branched to.
+ * Where instructions start, what can be branched to, and what the kernel patches.
  *
- * Two bits for each byte of text, from one linear decode of the whole of it:
- * "an instruction starts here" and "something can branch here". The map of the
- * kernel is made when djprobes loads, that of a module when a probe is first
- * asked for in it. To check a site is then to look at a few bits, however far
- * away the branch is: foo.cold branches back into the middle of foo.
- *
- * What counts as a target: direct jumps, conditional jumps, loops and calls;
- * jump labels, on or off; exception fixups; every symbol; every text address
- * that an instruction holds as an immediate or computes with lea (sync_core()
- * pushes the address of a label and does an iret to it). A function that jumps
- * indirectly may have a table of labels somewhere: all its instructions count as
- * targets. (The kernel is built without jump tables where it uses retpolines,
- * arch/x86/Makefile, but assembly can have them.)
+ * Three bits for each byte of text, from one linear decode of the whole of it. The
+ * maps of the kernel and of the modules that are there are made when djprobes
+ * loads, that of a later module as it loads. To check a site is then to look at
+ * a few bits, however far away the branch is: foo.cold branches back into the
+ * middle of foo. What counts as a target stands in x86/branch.c and
+ * x86/indirect.c.
  */
 #include <linux/bitmap.h>
 #include <linux/jump_label.h>
@@ -27,44 +20,11 @@
 #include <linux/slab.h>
 #include <asm/extable.h>
 
-#include "x86/x86.h"
-
-/**
- * struct djp_textmap - the map of the kernel's or of one module's text
- * @node: on djp_textmaps
- * @mod: the module, NULL for the kernel
- * @start: first byte
- * @end: one behind the last byte
- * @insns: a bit a byte: an instruction starts here
- * @targets: a bit a byte: something can branch here
- * @build_ns: how long it took to make
- */
-struct djp_textmap {
-	struct list_head	node;
-	const struct module	*mod;
-	unsigned long		start;
-	unsigned long		end;
-	unsigned long		*insns;
-	unsigned long		*targets;
-	u64			build_ns;
-};
+#include "x86/textmap.h"
 
 /* The kernel's map is the first. djp_mutex guards it. */
 static LIST_HEAD(djp_textmaps);
-
-/* RETPOLINE_THUNK_SIZE, arch/x86/include/asm/nospec-branch.h, times 16 registers */
-#define DJP_THUNK_ARRAY_SIZE (16 * 32)
-
-static bool djp_in_map(const struct djp_textmap *map, unsigned long addr)
-{
-	return addr >= map->start && addr < map->end;
-}
-
-static void djp_mark(struct djp_textmap *map, unsigned long target)
-{
-	if (djp_in_map(map, target))
-		__set_bit(target - map->start, map->targets);
-}
+static unsigned int djp_textmap_last_id;
 
 /**
  * djp_decode() - decode one instruction of the original text
@@ -83,7 +43,6 @@ int djp_decode(struct insn *insn, unsigned long addr, unsigned long end)
 	unsigned int len = min_t(unsigned long, end - addr, MAX_INSN_SIZE);
 	u8 buf[MAX_INSN_SIZE];
 	u8 kprobe_buf[MAX_INSN_SIZE + 1];
-	const u8 *text = buf;
 
 	memcpy(buf, (void *)addr, len);
 	if (djp_k.recover_probed_instruction &&
@@ -94,12 +53,12 @@ int djp_decode(struct insn *insn, unsigned long addr, unsigned long end)
 		recovered = djp_k.recover_probed_instruction(kprobe_buf, addr);
 		preempt_enable();
 		if (recovered == (unsigned long)kprobe_buf)
-			text = kprobe_buf;
+			memcpy(buf, kprobe_buf, len);
 	}
-	if (text == buf)
-		djp_original_text(addr, buf, len);
+	/* A kprobe may stand on a jump of ours. */
+	djp_original_text(addr, buf, len);
 
-	if (djp_k.insn_decode(insn, text, len, INSN_MODE_64))
+	if (djp_k.insn_decode(insn, buf, len, INSN_MODE_64))
 		return -EILSEQ;
 	return insn->length;
 }
@@ -114,76 +73,16 @@ static bool djp_kprobe_at(unsigned long addr)
 	return found;
 }
 
-static bool djp_is_thunk(unsigned long addr)
-{
-	unsigned long array = (unsigned long)djp_k.__x86_indirect_thunk_array;
-
-	return array && addr >= array && addr < array + DJP_THUNK_ARRAY_SIZE;
-}
-
-/*
- * Mark what an instruction can send control to.
- * Return: true if it jumps to where a register or memory says.
- */
-static bool djp_mark_insn(struct djp_textmap *map, const struct insn *insn,
-			  unsigned long next)
-{
-	u8 op1 = insn->opcode.bytes[0];
-	u8 op2 = insn->opcode.bytes[1];
-	unsigned long target = next + (long)(s32)insn->immediate.value;
-	u8 modrm = insn->modrm.bytes[0];
-
-	if (insn->vex_prefix.nbytes)
-		goto rip;
-
-	switch (op1) {
-	case 0x70 ... 0x7f:	/* jcc rel8 */
-	case 0xe0 ... 0xe3:	/* loop, jrcxz */
-	case 0xe8:		/* call */
-	case 0xeb:		/* jmp rel8 */
-	case 0xe9:		/* jmp */
-		djp_mark(map, target);
-		return op1 == 0xe9 && djp_is_thunk(target);
-	case 0x0f:
-		if (op2 >= 0x80 && op2 <= 0x8f) {	/* jcc */
-			djp_mark(map, target);
-			return djp_is_thunk(target);
-		}
-		break;
-	case 0xc7:
-		if (modrm == 0xf8) {	/* xbegin: the abort handler */
-			djp_mark(map, target);
-			return false;
-		}
-		djp_mark(map, (long)(s32)insn->immediate.value);
-		break;
-	case 0x68:		/* push imm32 */
-	case 0x81:		/* add, cmp, ... imm32 */
-		djp_mark(map, (long)(s32)insn->immediate.value);
-		break;
-	case 0xb8 ... 0xbf:	/* mov imm64 */
-		if (insn->immediate2.nbytes)
-			djp_mark(map, (u32)insn->immediate1.value |
-				 (u64)insn->immediate2.value << 32);
-		break;
-	case 0xff:		/* jmp *, ljmp * */
-		if (X86_MODRM_REG(modrm) == 4 || X86_MODRM_REG(modrm) == 5)
-			return true;
-		break;
-	}
-rip:
-	if (insn->modrm.nbytes && (modrm & 0xc7) == 0x05)
-		djp_mark(map, next + (long)insn->displacement.value);
-	return false;
-}
-
-static void djp_map_symbol(struct djp_textmap *map, unsigned long start,
+/* Return: true if there is an indirect jump in it. */
+static bool djp_map_symbol(struct djp_textmap *map, unsigned long start,
 			   unsigned long end)
 {
+	struct djp_reach reach;
+	unsigned long addr = start;
 	bool indirect = false;
 	bool lost = false;
-	unsigned long addr = start;
 	struct insn insn;
+	unsigned int i;
 	int len;
 
 	djp_mark(map, start);
@@ -207,48 +106,80 @@ static void djp_map_symbol(struct djp_textmap *map, unsigned long start,
 		}
 		if (!lost)
 			__set_bit(addr - map->start, map->insns);
-		if (djp_mark_insn(map, &insn, addr + len))
-			indirect = true;
+		djp_insn_reach(&insn, addr + len, &reach);
+		for (i = 0; i < reach.nr; i++)
+			djp_mark(map, reach.to[i]);
+		indirect |= reach.indirect;
 		addr += len;
 	}
-	if (!indirect)
+	return indirect;
+}
+
+/* An indirect jump that can't be traced may go to each instruction. */
+static void djp_map_untraced(struct djp_textmap *map, unsigned long start,
+			     unsigned long end)
+{
+	unsigned long addr;
+
+	if (!djp_untraced_jump(map, start, end))
 		return;
+	map->untraced++;
 	for (addr = start; addr < end; addr++) {
-		if (test_bit(addr - map->start, map->insns))
+		if (djp_textmap_insn(map, addr))
 			djp_mark(map, addr);
 	}
 }
 
-static void djp_map_jump_labels(struct djp_textmap *map,
-				const struct jump_entry *entry,
-				const struct jump_entry *stop)
+static void djp_map_pointer(void *data, unsigned long at, unsigned long to)
 {
-	for (; entry < stop; entry++)
-		djp_mark(map, jump_entry_target(entry));
+	struct djp_textmap *map = data;
+
+	djp_mark(map, to);
+	map->pointers++;
 }
 
-static void djp_map_fixups(struct djp_textmap *map,
-			   const struct exception_table_entry *entry,
-			   const struct exception_table_entry *stop)
+/* The instruction at @addr is patched while the kernel runs. */
+static void djp_reserve(struct djp_textmap *map, unsigned long addr)
 {
-	for (; entry < stop; entry++)
-		djp_mark(map, (unsigned long)&entry->fixup + entry->fixup);
+	if (!djp_in_map(map, addr))	/* init text */
+		return;
+	do {
+		__set_bit(addr - map->start, map->reserved);
+		addr++;
+	} while (addr < map->end && !djp_textmap_insn(map, addr));
+}
+
+static void djp_map_tables(struct djp_textmap *map)
+{
+	const struct exception_table_entry *fixup;
+	const struct static_call_site *call;
+	const struct jump_entry *jump;
+	struct djp_tables tables;
+
+	djp_textmap_tables(map, &tables);
+	for (jump = tables.jumps; jump < tables.jumps_end; jump++) {
+		djp_mark(map, jump_entry_target(jump));
+		djp_reserve(map, jump_entry_code(jump));
+	}
+	for (fixup = tables.fixups; fixup < tables.fixups_end; fixup++)
+		djp_mark(map, djp_fixup_address(fixup));
+	for (call = tables.calls; call < tables.calls_end; call++)
+		djp_reserve(map, djp_static_call_address(call));
 }
 
 static void djp_textmap_free(struct djp_textmap *map)
 {
 	kvfree(map->insns);
 	kvfree(map->targets);
+	kvfree(map->reserved);
 	kfree(map);
 }
 
-static struct djp_textmap *djp_textmap_build(struct module *mod)
+static struct djp_textmap *djp_textmap_alloc(const struct module *mod)
 {
-	struct djp_textmap *map;
-	unsigned long addr, size, offset, longs;
-	u64 begin = ktime_get_ns();
+	struct djp_textmap *map = kzalloc(sizeof(*map), GFP_KERNEL);
+	unsigned long longs;
 
-	map = kzalloc(sizeof(*map), GFP_KERNEL);
 	if (!map)
 		return NULL;
 	map->mod = mod;
@@ -261,39 +192,103 @@ static struct djp_textmap *djp_textmap_build(struct module *mod)
 	longs = BITS_TO_LONGS(map->end - map->start);
 	map->insns = kvcalloc(longs, sizeof(long), GFP_KERNEL);
 	map->targets = kvcalloc(longs, sizeof(long), GFP_KERNEL);
-	if (!map->insns || !map->targets) {
+	map->reserved = kvcalloc(longs, sizeof(long), GFP_KERNEL);
+	if (map->insns && map->targets && map->reserved)
+		return map;
+	djp_textmap_free(map);
+	return NULL;
+}
+
+/* The end of the symbol that @addr is in, and whether it is its start. */
+static unsigned long djp_symbol_end(const struct djp_textmap *map,
+				    unsigned long addr)
+{
+	unsigned long size, offset;
+
+	if (djp_k.kallsyms_lookup_size_offset(addr, &size, &offset) &&
+	    size > offset)
+		return min(map->end, addr - offset + size);
+	return map->end;
+}
+
+static struct djp_textmap *djp_textmap_build(const struct module *mod)
+{
+	u64 begin = ktime_get_ns();
+	unsigned long *indirect, longs;
+	struct djp_textmap *map;
+	unsigned long addr, end;
+
+	map = djp_textmap_alloc(mod);
+	if (!map)
+		return NULL;
+	/* Where functions with an indirect jump start. */
+	longs = BITS_TO_LONGS(map->end - map->start);
+	indirect = kvcalloc(longs, sizeof(long), GFP_KERNEL);
+	if (!indirect) {
 		djp_textmap_free(map);
 		return NULL;
 	}
-
-	for (addr = map->start; addr < map->end; ) {
-		unsigned long end = map->end;
-
-		if (djp_k.kallsyms_lookup_size_offset(addr, &size, &offset) &&
-		    size > offset)
-			end = min(end, addr - offset + size);
-		djp_map_symbol(map, addr, end);
-		addr = end;
+	for (addr = map->start; addr < map->end; addr = end) {
+		end = djp_symbol_end(map, addr);
+		if (djp_map_symbol(map, addr, end))
+			__set_bit(addr - map->start, indirect);
 		cond_resched();
 	}
-	if (mod) {
-		djp_map_jump_labels(map, mod->jump_entries,
-				    mod->jump_entries + mod->num_jump_entries);
-		djp_map_fixups(map, mod->extable,
-			       mod->extable + mod->num_exentries);
-	} else {
-		djp_map_jump_labels(map, djp_k.__start___jump_table,
-				    djp_k.__stop___jump_table);
-		djp_map_fixups(map, djp_k.__start___ex_table,
-			       djp_k.__stop___ex_table);
+	djp_map_tables(map);
+	djp_find_pointers(map, djp_map_pointer, map);
+
+	/* With all other targets known. */
+	for_each_set_bit(addr, indirect, map->end - map->start) {
+		unsigned long start = map->start + addr;
+
+		djp_map_untraced(map, start, djp_symbol_end(map, start));
+		cond_resched();
 	}
+	kvfree(indirect);
 	map->build_ns = ktime_get_ns() - begin;
+	map->id = ++djp_textmap_last_id;
 	list_add_tail(&map->node, &djp_textmaps);
 	return map;
 }
 
 /**
+ * djp_textmap_of() - the map that an address is in
+ * @addr: the address
+ *
+ * Context: djp_mutex held.
+ * Return: the map, or NULL.
+ */
+struct djp_textmap *djp_textmap_of(unsigned long addr)
+{
+	struct djp_textmap *map;
+
+	list_for_each_entry(map, &djp_textmaps, node) {
+		if (djp_in_map(map, addr))
+			return map;
+	}
+	return NULL;
+}
+
+/**
+ * djp_textmap_next() - walk over the maps
+ * @map: a map, or NULL for the first
+ *
+ * Context: djp_mutex held.
+ * Return: the next, or NULL.
+ */
+struct djp_textmap *djp_textmap_next(struct djp_textmap *map)
+{
+	if (!map)
+		return list_first_entry_or_null(&djp_textmaps,
+						struct djp_textmap, node);
+	return list_is_last(&map->node, &djp_textmaps) ?
+		NULL : list_next_entry(map, node);
+}
+
+/**
  * djp_textmap_init() - map the kernel's text
+ *
+ * Those of the modules that are there follow from djp_textmap_add_all().
  *
  * Context: module load. Takes seconds under emulation.
  * Return: 0 or -ENOMEM.
@@ -322,24 +317,63 @@ void djp_textmap_exit(void)
 }
 
 /**
- * djp_textmap_get() - the map that an address is in, made if need be
- * @addr: the address
- * @mod: the module that it is in, which may not go meanwhile; NULL if in none
+ * djp_textmap_get() - the map of the kernel or of a module, made if need be
+ * @mod: the module, which may not go meanwhile; NULL for the kernel
  *
  * Context: djp_mutex held, may sleep.
- * Return: the map; NULL if the address is in no text that stays, or for want
- * of memory.
+ * Return: the map, or NULL for want of memory.
  */
-struct djp_textmap *djp_textmap_get(unsigned long addr, struct module *mod)
+struct djp_textmap *djp_textmap_get(const struct module *mod)
 {
 	struct djp_textmap *map;
 
 	list_for_each_entry(map, &djp_textmaps, node) {
 		if (map->mod == mod)
-			return djp_in_map(map, addr) ? map : NULL;
+			return map;
 	}
-	map = djp_textmap_build(mod);
-	return map && djp_in_map(map, addr) ? map : NULL;
+	return djp_textmap_build(mod);
+}
+
+/* Modules that were there before the notifier; with a reference on each. */
+static int djp_modules_get(struct module **mods, int max)
+{
+	struct module *mod;
+	int nr = 0;
+
+	mutex_lock(djp_k.module_mutex);
+	list_for_each_entry(mod, djp_k.modules, list) {
+		if (mod != THIS_MODULE && mod->state == MODULE_STATE_LIVE &&
+		    nr < max && try_module_get(mod))
+			mods[nr++] = mod;
+	}
+	mutex_unlock(djp_k.module_mutex);
+	return nr;
+}
+
+/**
+ * djp_textmap_add_all() - map the text of all modules that are live
+ *
+ * One that is missed, for want of memory, is mapped when it is asked for.
+ *
+ * Context: module load, after the module notifier was registered.
+ */
+void djp_textmap_add_all(void)
+{
+	const int max = 1024;
+	struct module **mods;
+	int nr, i;
+
+	mods = kvcalloc(max, sizeof(*mods), GFP_KERNEL);
+	if (!mods)
+		return;
+	nr = djp_modules_get(mods, max);
+	for (i = 0; i < nr; i++) {
+		mutex_lock(&djp_mutex);
+		djp_textmap_get(mods[i]);
+		mutex_unlock(&djp_mutex);
+		module_put(mods[i]);
+	}
+	kvfree(mods);
 }
 
 /**
@@ -362,12 +396,62 @@ void djp_textmap_drop(const struct module *mod)
 }
 
 /**
- * djp_textmap_end() - one behind the last byte of a map
+ * djp_textmap_id() - a number that no other map has had
  * @map: the map
  */
-unsigned long djp_textmap_end(const struct djp_textmap *map)
+unsigned int djp_textmap_id(const struct djp_textmap *map)
 {
-	return map->end;
+	return map->id;
+}
+
+/**
+ * djp_textmap_mod() - whose text it is
+ * @map: the map
+ *
+ * Return: the module, or NULL for the kernel.
+ */
+const struct module *djp_textmap_mod(const struct djp_textmap *map)
+{
+	return map->mod;
+}
+
+/**
+ * djp_textmap_start() - the first byte of a map
+ * @map: the map
+ */
+unsigned long djp_textmap_start(const struct djp_textmap *map)
+{
+	return map->start;
+}
+
+/**
+ * djp_textmap_size() - how many bytes of text a map is of
+ * @map: the map
+ */
+unsigned long djp_textmap_size(const struct djp_textmap *map)
+{
+	return map->end - map->start;
+}
+
+/**
+ * djp_textmap_has() - is an address in a map?
+ * @map: the map
+ * @addr: the address
+ */
+bool djp_textmap_has(const struct djp_textmap *map, unsigned long addr)
+{
+	return djp_in_map(map, addr);
+}
+
+/**
+ * djp_textmap_clip() - an address, or the map's end if that comes first
+ * @map: the map
+ * @addr: the address
+ */
+unsigned long djp_textmap_clip(const struct djp_textmap *map,
+			       unsigned long addr)
+{
+	return min(addr, map->end);
 }
 
 /**
@@ -399,6 +483,64 @@ unsigned long djp_textmap_target(const struct djp_textmap *map,
 }
 
 /**
+ * djp_textmap_reserved() - does the kernel patch something in a range?
+ * @map: the map
+ * @start: first byte of the range, in the map
+ * @end: one behind its last byte
+ * @where: the first byte that it patches
+ *
+ * Return: DJP_OK, DJP_JUMP_LABEL or DJP_STATIC_CALL.
+ */
+enum djp_reason djp_textmap_reserved(const struct djp_textmap *map,
+				     unsigned long start, unsigned long end,
+				     unsigned long *where)
+{
+	unsigned long last = min(end, map->end) - map->start;
+	unsigned long bit = find_next_bit(map->reserved, last,
+					  start - map->start);
+	const struct static_call_site *call;
+	struct djp_tables tables;
+	unsigned long addr;
+
+	if (bit >= last)
+		return DJP_OK;
+	*where = map->start + bit;
+	djp_textmap_tables(map, &tables);
+	for (call = tables.calls; call < tables.calls_end; call++) {
+		addr = djp_static_call_address(call);
+		if (addr < end && addr + DJP_JMP32_LEN > start)
+			return DJP_STATIC_CALL;
+	}
+	return DJP_JUMP_LABEL;
+}
+
+/**
+ * djp_textmap_tables() - what the kernel or a module says of its text
+ * @map: whose
+ * @tables: filled in
+ */
+void djp_textmap_tables(const struct djp_textmap *map,
+			struct djp_tables *tables)
+{
+	memset(tables, 0, sizeof(*tables));
+	if (map->mod) {
+		tables->jumps = map->mod->jump_entries;
+		tables->jumps_end = tables->jumps + map->mod->num_jump_entries;
+		tables->fixups = map->mod->extable;
+		tables->fixups_end = tables->fixups + map->mod->num_exentries;
+		tables->calls = djp_module_static_calls(map->mod,
+							&tables->calls_end);
+	} else {
+		tables->jumps = djp_k.__start___jump_table;
+		tables->jumps_end = djp_k.__stop___jump_table;
+		tables->fixups = djp_k.__start___ex_table;
+		tables->fixups_end = djp_k.__stop___ex_table;
+		tables->calls = djp_k.__start_static_call_sites;
+		tables->calls_end = djp_k.__stop_static_call_sites;
+	}
+}
+
+/**
  * djp_textmap_show() - sizes and times, for debugfs' features file
  * @m: where to
  *
@@ -406,17 +548,34 @@ unsigned long djp_textmap_target(const struct djp_textmap *map,
  */
 void djp_textmap_show(struct seq_file *m)
 {
-	const struct djp_textmap *map =
-		list_first_entry(&djp_textmaps, struct djp_textmap, node);
-	unsigned long bytes = map->end - map->start;
+	const struct djp_textmap *map;
+	unsigned long bytes, all_bytes = 0, memory = 0;
+	unsigned int insns = 0, targets = 0, pointers = 0, untraced = 0;
+	unsigned int modules = 0;
+	u64 kernel_ns = 0, modules_ns = 0;
 
-	seq_printf(m, "branch_map_text_bytes %lu\n", bytes);
-	seq_printf(m, "branch_map_instructions %u\n",
-		   bitmap_weight(map->insns, bytes));
-	seq_printf(m, "branch_map_targets %u\n",
-		   bitmap_weight(map->targets, bytes));
-	seq_printf(m, "branch_map_bytes %lu\n",
-		   2 * BITS_TO_LONGS(bytes) * sizeof(long));
-	seq_printf(m, "branch_map_ms %llu\n",
-		   div_u64(map->build_ns, NSEC_PER_MSEC));
+	list_for_each_entry(map, &djp_textmaps, node) {
+		bytes = map->end - map->start;
+		all_bytes += bytes;
+		memory += sizeof(*map) + 3 * BITS_TO_LONGS(bytes) * sizeof(long);
+		insns += bitmap_weight(map->insns, bytes);
+		targets += bitmap_weight(map->targets, bytes);
+		pointers += map->pointers;
+		untraced += map->untraced;
+		modules += !!map->mod;
+		if (map->mod)
+			modules_ns += map->build_ns;
+		else
+			kernel_ns += map->build_ns;
+	}
+	seq_printf(m, "branch_map_text_bytes %lu\n", all_bytes);
+	seq_printf(m, "branch_map_instructions %u\n", insns);
+	seq_printf(m, "branch_map_targets %u\n", targets);
+	seq_printf(m, "branch_map_bytes %lu\n", memory);
+	seq_printf(m, "branch_map_ms %llu\n", div_u64(kernel_ns, NSEC_PER_MSEC));
+	seq_printf(m, "branch_map_modules %u\n", modules);
+	seq_printf(m, "branch_map_modules_ms %llu\n",
+		   div_u64(modules_ns, NSEC_PER_MSEC));
+	seq_printf(m, "branch_map_pointers %u\n", pointers);
+	seq_printf(m, "branch_map_untraced_functions %u\n", untraced);
 }

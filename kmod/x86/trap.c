@@ -11,12 +11,16 @@
 #include <linux/kprobes.h>
 #include <linux/notifier.h>
 #include <linux/rculist.h>
+#include <linux/slab.h>
 
 #include "x86/x86.h"
 
 #define DJP_HASH_BITS 14
 
 static struct hlist_head djp_site_hash[1 << DJP_HASH_BITS];
+
+/* The int3s among the bytes of jumps. */
+static struct hlist_head djp_stray_hash[1 << DJP_HASH_BITS];
 
 static nokprobe_inline struct hlist_head *djp_bucket(unsigned long addr)
 {
@@ -43,6 +47,70 @@ struct djp_site *djp_trap_find(unsigned long addr)
 }
 NOKPROBE_SYMBOL(djp_trap_find);
 
+static nokprobe_inline struct hlist_head *djp_stray_bucket(unsigned long addr)
+{
+	return &djp_stray_hash[hash_long(addr, DJP_HASH_BITS)];
+}
+
+/* Context: as djp_trap_find(). */
+static nokprobe_inline struct djp_stray *djp_stray_find(unsigned long addr)
+{
+	struct djp_stray *stray;
+
+	hlist_for_each_entry_rcu_notrace(stray, djp_stray_bucket(addr), hash) {
+		if (stray->addr == addr)
+			return stray;
+	}
+	return NULL;
+}
+
+/**
+ * djp_strays_alloc() - prepare for the int3s among the bytes of a site's jump
+ * @site: the site; freed with it
+ *
+ * Context: djp_mutex held, may sleep.
+ * Return: 0 or -ENOMEM.
+ */
+int djp_strays_alloc(struct djp_site *site)
+{
+	unsigned long traps = site->dcr.traps;
+	unsigned int k, i = 0;
+
+	if (!traps)
+		return 0;
+	site->strays = kcalloc(hweight8(traps), sizeof(*site->strays),
+			       GFP_KERNEL);
+	if (!site->strays)
+		return -ENOMEM;
+	for_each_set_bit(k, &traps, DJP_JMP32_LEN)
+		site->strays[i++].addr = site->dcr.addr + k;
+	return 0;
+}
+
+/**
+ * djp_strays_enter() - where the int3 handler sends whoever branches in
+ * @site: the site
+ * @detour: to the same instruction of this; NULL for nowhere
+ *
+ * Context: djp_mutex held.
+ */
+void djp_strays_enter(struct djp_site *site, const struct djp_detour *detour)
+{
+	const struct djp_dcr *dcr = &site->dcr;
+	unsigned int n, i;
+
+	for (n = 0; n < hweight8(dcr->traps); n++) {
+		struct djp_stray *stray = &site->strays[n];
+		unsigned long entry = 0;
+
+		for (i = 0; detour && i < dcr->nr_insns; i++) {
+			if (dcr->addr + dcr->insns[i].off == stray->addr)
+				entry = detour->text + detour->insns[i];
+		}
+		WRITE_ONCE(stray->entry, entry);
+	}
+}
+
 /**
  * djp_trap_add() - let the int3 handler know a site
  * @site: the site; its @entry is set
@@ -51,7 +119,12 @@ NOKPROBE_SYMBOL(djp_trap_find);
  */
 void djp_trap_add(struct djp_site *site)
 {
+	unsigned int i;
+
 	hlist_add_head_rcu(&site->hash, djp_bucket(site->dcr.addr));
+	for (i = 0; i < hweight8(site->dcr.traps); i++)
+		hlist_add_head_rcu(&site->strays[i].hash,
+				   djp_stray_bucket(site->strays[i].addr));
 }
 
 /**
@@ -63,7 +136,11 @@ void djp_trap_add(struct djp_site *site)
  */
 void djp_trap_del(struct djp_site *site)
 {
+	unsigned int i;
+
 	hlist_del_rcu(&site->hash);
+	for (i = 0; i < hweight8(site->dcr.traps); i++)
+		hlist_del_rcu(&site->strays[i].hash);
 }
 
 /**
@@ -79,17 +156,24 @@ int djp_int3_notify(struct notifier_block *nb, unsigned long val,
 			    void *data)
 {
 	struct die_args *args = data;
+	unsigned long addr = args->regs->ip - 1;
+	unsigned long entry = 0;
+	struct djp_stray *stray;
 	struct djp_site *site;
-	unsigned long entry;
 
 	if (val != DIE_INT3 || user_mode(args->regs))
 		return NOTIFY_DONE;
 
-	site = djp_trap_find(args->regs->ip - 1);
-	if (!site)
-		return NOTIFY_DONE;
-	/* Somebody else's int3, at a site whose probes are disabled. */
-	entry = READ_ONCE(site->entry);
+	site = djp_trap_find(addr);
+	if (site)
+		entry = READ_ONCE(site->entry);
+	/* Where a site begins whose probes are disabled, another's jump may be. */
+	if (!entry) {
+		stray = djp_stray_find(addr);
+		if (stray)
+			entry = READ_ONCE(stray->entry);
+	}
+	/* Somebody else's int3. */
 	if (!entry)
 		return NOTIFY_DONE;
 

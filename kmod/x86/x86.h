@@ -12,13 +12,24 @@ struct seq_file;
 struct djp_textmap;
 
 int djp_textmap_init(void);
+void djp_textmap_add_all(void);
 void djp_textmap_exit(void);
-struct djp_textmap *djp_textmap_get(unsigned long addr, struct module *mod);
+struct djp_textmap *djp_textmap_get(const struct module *mod);
+struct djp_textmap *djp_textmap_next(struct djp_textmap *map);
 void djp_textmap_drop(const struct module *mod);
-unsigned long djp_textmap_end(const struct djp_textmap *map);
+unsigned int djp_textmap_id(const struct djp_textmap *map);
+const struct module *djp_textmap_mod(const struct djp_textmap *map);
+unsigned long djp_textmap_start(const struct djp_textmap *map);
+unsigned long djp_textmap_size(const struct djp_textmap *map);
+bool djp_textmap_has(const struct djp_textmap *map, unsigned long addr);
+unsigned long djp_textmap_clip(const struct djp_textmap *map,
+			       unsigned long addr);
 bool djp_textmap_insn(const struct djp_textmap *map, unsigned long addr);
 unsigned long djp_textmap_target(const struct djp_textmap *map,
 				 unsigned long start, unsigned long end);
+enum djp_reason djp_textmap_reserved(const struct djp_textmap *map,
+				     unsigned long start, unsigned long end,
+				     unsigned long *where);
 void djp_textmap_show(struct seq_file *m);
 int djp_decode(struct insn *insn, unsigned long addr, unsigned long end);
 
@@ -28,16 +39,54 @@ void djp_int3_path_exit(void);
 bool djp_on_int3_path(unsigned long addr);
 void djp_int3_path_show(struct seq_file *m);
 
+/* x86/branch.c */
+void djp_find_source(unsigned long to, struct djp_source *source);
+
+/* x86/opcode.c */
+enum djp_reason djp_displace(const struct insn *insn, unsigned long addr,
+			     struct djp_insn *d);
+bool djp_is_nop(const struct insn *insn);
+
 /* x86/check.c */
+
+/**
+ * struct djp_place - what is known of a function
+ * @map: the map that it is in
+ * @start: its first byte
+ * @end: one behind its last
+ * @ftrace: its ftrace site, or 0
+ * @bar: why nothing can stand anywhere in it, or DJP_OK
+ */
+struct djp_place {
+	struct djp_textmap	*map;
+	unsigned long		start;
+	unsigned long		end;
+	unsigned long		ftrace;
+	enum djp_reason		bar;
+};
+
 unsigned long djp_behind_ftrace(unsigned long addr, unsigned long *ftrace);
-int djp_check_site(unsigned long addr, struct module *mod, struct djp_dcr *dcr,
-		   struct djp_refusal *refusal);
+void djp_place_find(struct djp_place *place, unsigned long addr,
+		    const struct module *mod);
+enum djprobe_method djp_judge(const struct djp_place *place, unsigned long addr,
+			      struct djp_dcr *dcr, struct djp_verdict *v);
+void djp_check_site(unsigned long addr, const struct module *mod,
+		    enum djprobe_method want, struct djp_dcr *dcr,
+		    struct djp_verdict *v);
+void djp_verdict_demote(struct djp_dcr *dcr, struct djp_verdict *v);
+unsigned long djp_kprobe_near(unsigned long addr, unsigned int len);
+
+/* x86/slots.c */
+bool djp_slot_possible(unsigned long ia, unsigned int traps);
+bool djp_slot_alloc(struct djp_slot *slot, size_t size, size_t header,
+		    unsigned long ia, unsigned int traps);
+void djp_slot_free(const struct djp_slot *slot);
+void djp_slots_exit(void);
 
 /* x86/detour.c */
 struct djp_detour *djp_detour_build(const struct djp_site *site,
 				    struct djp_refusal *refusal);
 void djp_detour_free(struct djp_detour *detour);
-void djp_detours_exit(void);
 
 /* x86/patch.c */
 
@@ -45,9 +94,9 @@ void djp_detours_exit(void);
  * struct djp_poke - a site's text, and what to make of it
  * @site: which
  * @expect: what must be there, else nothing is written; @site->dcr.len bytes
- * @int3: write the int3 first
- * @tail: then write bytes 1 to 4 of @text
- * @first: then write byte 0 of @text
+ * @int3: write the int3s first: at byte 0 and at those of @site->dcr.traps
+ * @tail: then write bytes 1 to 4 of @text, but for the traps
+ * @first: then write byte 0 of @text, and the traps
  * @text: the new bytes
  * @foreign: set if @expect was not there
  */
@@ -63,8 +112,10 @@ struct djp_poke {
 
 void djp_jump_text(const struct djp_site *site, const struct djp_detour *detour,
 		   u8 *text);
+void djp_bypass_text(const struct djp_site *site, u8 *text);
 void djp_site_text(const struct djp_site *site, u8 *text);
 int djp_poke_all(struct djp_poke *pokes, int nr, bool all_or_nothing);
+const char *djp_text_owner(const struct djp_poke *poke, unsigned long *addr);
 
 /* x86/trap.c */
 int djp_trap_init(void);
@@ -72,10 +123,14 @@ void djp_trap_exit(void);
 void djp_trap_add(struct djp_site *site);
 void djp_trap_del(struct djp_site *site);
 struct djp_site *djp_trap_find(unsigned long addr);
+int djp_strays_alloc(struct djp_site *site);
+void djp_strays_enter(struct djp_site *site, const struct djp_detour *detour);
 int djp_int3_notify(struct notifier_block *nb, unsigned long val, void *data);
 
 /* x86/entry.S, x86/dispatch.c */
 asmlinkage void djp_handler_entry(void);
 asmlinkage void djp_dispatch(struct pt_regs *regs, unsigned long ret);
+void djp_run_actions(const struct djp_detour *detour, struct pt_regs *regs,
+		     bool count_all);
 
 #endif /* _DJP_X86_H */

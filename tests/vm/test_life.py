@@ -135,7 +135,7 @@ def test_a_bad_line_changes_nothing(watched: Guest, probes: Probes) -> None:
         "-:kept",
         "# a comment",
         "",
-        "p:two djp_test:djp_test_branch",
+        "p:two djp_test:djp_test_branch method=jump",
         "commit",
     ]
     with pytest.raises(ControlError) as caught:
@@ -170,11 +170,29 @@ def test_a_bad_line_changes_nothing(watched: Guest, probes: Probes) -> None:
         ("p:one exc_int3", "exc_int3", Reason.BLACKLIST),
         ("p:one __rcu_read_lock", "__rcu_read_lock", Reason.INT3_PATH),
         ("p:one djprobes:djp_update_locked", "djprobes:djp_update_locked", Reason.OWN_TEXT),
-        ("p:one djp_test:djp_test_branch", "djp_test:djp_test_branch", Reason.BRANCH_TARGET),
+        ("p:one vfs_read method=best", "method=best", Reason.NOT_SUPPORTED),
+        ("p:one vfs_read method=int3 method=jump", "method=jump", Reason.NOT_SUPPORTED),
+        ("p:one vfs_read method=jump+int3", "vfs_read", Reason.OTHER_METHOD),
+        ("p:one djp_test:djp_test_plain method=int3", "djp_test:djp_test_plain", Reason.OTHER_METHOD),
         (
-            "p:one djp_test:djp_test_no_insn_return",
+            "p:one djp_test:djp_test_branch method=jump",
+            "djp_test:djp_test_branch",
+            Reason.BRANCH_TARGET,
+        ),
+        (
+            "p:one djp_test:djp_test_no_insn_return method=jump",
             "djp_test:djp_test_no_insn_return",
             Reason.INSN_RETURN,
+        ),
+        (
+            "p:one djp_test:djp_test_no_insn_privileged method=int3",
+            "djp_test:djp_test_no_insn_privileged",
+            Reason.INSN_PRIVILEGED,
+        ),
+        (
+            "p:one djp_test:djp_test_no_insn_trap method=kprobe",
+            "djp_test:djp_test_no_insn_trap",
+            Reason.INSN_TRAP,
         ),
         ("-:nobody", "-:nobody", Reason.NO_SUCH_PROBE),
         ("enable nobody", "nobody", Reason.NO_SUCH_PROBE),
@@ -212,8 +230,10 @@ def test_a_kprobe_in_the_way_is_seen(watched: Guest, probes: Probes) -> None:
     with watched.tracefs() as oracle:
         oracle.attach(["vfs_read+5"])
         with pytest.raises(ControlError) as caught:
-            probes.control.submit(["p:one vfs_read"])
+            probes.control.submit(["p:one vfs_read method=jump"])
+        answer = probes.explain("vfs_read")
     assert caught.value.reason is Reason.KPROBE
+    assert (answer.method, answer.reason) == ("kprobe", Reason.KPROBE)
 
 
 def test_explain(probes: Probes) -> None:
@@ -223,24 +243,34 @@ def test_explain(probes: Probes) -> None:
     for target, relocations in RELOCATIONS.items():
         explained = probes.explain(f"djp_test:{target}")
         assert [(it.offset, it.kind) for it in explained.relocations] == relocations
-    bad = probes.explain("djp_test:djp_test_branch")
-    assert (bad.verdict, bad.reason) == ("refused", Reason.BRANCH_TARGET)
+    stray = probes.explain("djp_test:djp_test_branch")
+    assert (stray.method, stray.reason) == ("jump+int3", Reason.BRANCH_TARGET)
+    bad = probes.explain("djp_test:djp_test_no_insn_trap")
+    assert (bad.verdict, bad.reason) == ("refused", Reason.INSN_TRAP)
     probes.add("djp_test:djp_test_rip")
     assert probes.explain("djp_test:djp_test_rip").dcr == good.dcr, "the original bytes"
 
 
 @pytest.mark.parametrize(
-    "reason",
+    ("reason", "method"),
     [
-        Reason.INSN_BRANCH, Reason.INSN_CALL, Reason.INSN_TRAP, Reason.INSN_PRIVILEGED,
-        Reason.INSN_RETURN, Reason.TOO_NEAR_END, Reason.EXTABLE, Reason.UNDECODABLE,
+        (Reason.INSN_BRANCH, "kprobe"),
+        (Reason.INSN_CALL, "jump+int3"),
+        (Reason.INSN_TRAP, None),
+        (Reason.INSN_PRIVILEGED, "kprobe"),
+        (Reason.INSN_RETURN, "jump+int3"),
+        (Reason.TOO_NEAR_END, "int3"),
+        (Reason.EXTABLE, "kprobe"),
+        (Reason.UNDECODABLE, None),
     ],
-)  # fmt: skip
-def test_each_kind_of_instruction_is_refused_for_its_reason(probes: Probes, reason: Reason) -> None:
+)
+def test_what_takes_no_plain_jump_says_why(
+    probes: Probes, reason: Reason, method: str | None
+) -> None:
     """kmod/test/targets.S has a function for each."""
     target = f"djp_test:djp_test_no_{reason.value.replace('-', '_')}"
-    verdict = probes.explain(target)
-    assert (verdict.verdict, verdict.reason) == ("refused", reason)
+    answer = probes.explain(target)
+    assert (answer.method, answer.reason) == (method, reason)
 
 
 def test_text_that_the_kernel_patches_is_refused(probes: Probes) -> None:

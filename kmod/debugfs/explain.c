@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The file "explain".
+ */
+#include <linux/fs.h>
+#include <linux/kallsyms.h>
+#include <linux/mm.h>
+#include <linux/seq_file.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+
+#include "core/internal.h"
+#include "debugfs/debugfs.h"
+
+/* The last target that was asked about. djp_control_mutex guards it. */
+static char djp_explain_target[KSYM_NAME_LEN + 80];
+
+static void djp_show_address(struct seq_file *m, const char *key,
+			     unsigned long addr)
+{
+	char symbol[KSYM_NAME_LEN + 80];
+
+	if (!addr) {
+		seq_printf(m, "%s: -\n", key);
+		return;
+	}
+	djp_symbolize(addr, symbol, sizeof(symbol));
+	seq_printf(m, "%s: 0x%016lx %s\n", key, addr, symbol);
+}
+
+/* NULL if the instruction is copied as it is. */
+static const char *djp_relocation_name(const struct djp_insn *insn)
+{
+	static const char * const names[DJP_NR_RELOCATIONS] = {
+		[DJP_RIP] = "rip",
+		[DJP_JCC] = "jcc",
+		[DJP_JMP] = "jmp",
+		[DJP_LOOP] = "loop",
+		[DJP_CALL] = "call",
+		[DJP_CALL_INDIRECT] = "call",
+	};
+
+	return names[insn->relocation] ?: insn->disp ? "rip" : NULL;
+}
+
+static void djp_show_bytes(struct seq_file *m, const char *key, const u8 *bytes,
+			   size_t len)
+{
+	size_t i;
+
+	/* %*ph ends at 64. */
+	seq_printf(m, "%s:", key);
+	for (i = 0; i < len; i++)
+		seq_printf(m, " %02x", bytes[i]);
+	seq_puts(m, len ? "\n" : " -\n");
+}
+
+static void djp_show_relocations(struct seq_file *m, const struct djp_dcr *dcr)
+{
+	bool none = true;
+	unsigned int i;
+
+	seq_puts(m, "relocations:");
+	for (i = 0; i < dcr->nr_insns; i++) {
+		const char *name = djp_relocation_name(&dcr->insns[i]);
+
+		if (!name)
+			continue;
+		seq_printf(m, " +%u:%s", dcr->insns[i].off, name);
+		none = false;
+	}
+	seq_puts(m, none ? " none\n" : "\n");
+}
+
+static void djp_show_source(struct seq_file *m, const struct djp_source *source)
+{
+	char symbol[KSYM_NAME_LEN + 80];
+
+	if (source->kind == DJP_SOURCE_NONE) {
+		seq_puts(m, "source: -\n");
+		return;
+	}
+	djp_symbolize(source->addr, symbol, sizeof(symbol));
+	seq_printf(m, "source: %s 0x%016lx %s\n", djp_source_name(source->kind),
+		   source->addr, symbol);
+}
+
+static void djp_show_detour(struct seq_file *m, const struct djp_explanation *x)
+{
+	unsigned long traps = x->dcr.traps;
+	enum djprobe_method method = x->verdict.method;
+	unsigned int i, k;
+
+	seq_puts(m, traps ? "traps:" : "traps: none");
+	for_each_set_bit(k, &traps, DJP_JMP32_LEN)
+		seq_printf(m, " +%u", k);
+	seq_putc(m, '\n');
+	if (method == DJPROBE_JUMP || method == DJPROBE_JUMP_INT3)
+		djp_show_bytes(m, "text", x->jump, x->detour ? sizeof(x->jump) : 0);
+	else
+		seq_printf(m, "text: %s\n",
+			   method == DJPROBE_INT3 ? "cc" : "-");
+	if (!x->detour) {
+		seq_puts(m, "detour: -\nentries: -\n");
+		return;
+	}
+	seq_printf(m, "detour: 0x%016lx", x->detour);
+	for (i = 0; i < x->len; i++)
+		seq_printf(m, " %02x", x->text[i]);
+	seq_puts(m, "\nentries:");
+	for (i = 0; i < x->dcr.nr_insns; i++)
+		seq_printf(m, " +%u:0x%016lx", x->dcr.insns[i].off,
+			   x->detour + x->insns[i]);
+	seq_putc(m, '\n');
+}
+
+static const char *djp_verdict_name(enum djprobe_method method)
+{
+	switch (method) {
+	case DJPROBE_JUMP:
+	case DJPROBE_JUMP_INT3:
+		return "jump";
+	case DJPROBE_INT3:
+	case DJPROBE_KPROBE:
+		return "fallback";
+	default:
+		return "refused";
+	}
+}
+
+static void djp_explain_print(struct seq_file *m, const struct djp_explanation *x)
+{
+	const struct djp_verdict *v = &x->verdict;
+	char symbol[KSYM_NAME_LEN + 80];
+
+	djp_symbolize(x->addr, symbol, sizeof(symbol));
+	seq_printf(m, "target: %s\naddress: 0x%016lx\nsymbol: %s\n",
+		   djp_explain_target, x->addr, symbol);
+	seq_printf(m, "verdict: %s\nmethod: %s\nreason: %s\n",
+		   djp_verdict_name(v->method), djp_method_name(v->method),
+		   djp_reason_code(v->why));
+	seq_printf(m, "message: %s\nhint: %s\n", djp_reason_sentence(v->why),
+		   djp_reason_hint(v->why));
+	djp_show_address(m, "offending", v->offending);
+	djp_show_bytes(m, "dcr", x->dcr.text, x->dcr.len);
+	djp_show_relocations(m, &x->dcr);
+	if (x->ftrace)
+		seq_printf(m, "ftrace: 0x%016lx\n", x->ftrace);
+	else
+		seq_puts(m, "ftrace: -\n");
+	djp_show_source(m, &x->source);
+	seq_printf(m, "state: %s\n", x->state);
+	djp_show_detour(m, x);
+}
+
+/**
+ * djp_explain_show() - the explain file
+ * @m: where to
+ * @v: not used
+ *
+ * Return: 0 or a negative errno.
+ */
+int djp_explain_show(struct seq_file *m, void *v)
+{
+	struct djp_refusal refusal = { };
+	struct djp_explanation *x;
+	unsigned long addr;
+	char target[sizeof(djp_explain_target)];
+	int ret = djp_lock_freezable(&djp_control_mutex);
+
+	if (ret)
+		return ret;
+	x = kmalloc(sizeof(*x), GFP_KERNEL);
+	if (!x)
+		ret = -ENOMEM;
+	if (ret || !*djp_explain_target)
+		goto out;
+	strscpy(target, djp_explain_target, sizeof(target));
+	ret = djp_parse_target(target, &addr, &refusal);
+	if (ret)
+		goto out;
+	mutex_lock(&djp_mutex);
+	djp_explain(addr, x);
+	mutex_unlock(&djp_mutex);
+	djp_explain_print(m, x);
+out:
+	mutex_unlock(&djp_control_mutex);
+	kfree(x);
+	return ret;
+}
+
+/**
+ * djp_explain_write() - the target to explain
+ * @file: the file
+ * @user: the target
+ * @len: its length
+ * @pos: not used
+ *
+ * Return: @len or a negative errno.
+ */
+ssize_t djp_explain_write(struct file *file, const char __user *user,
+				 size_t len, loff_t *pos)
+{
+	struct djp_refusal refusal = { };
+	char target[sizeof(djp_explain_target)];
+	unsigned long addr;
+	char *buf, *word;
+	int ret;
+
+	buf = djp_get_text(user, min_t(size_t, len, sizeof(target)));
+	if (IS_ERR(buf))
+		return PTR_ERR(buf);
+	word = strim(buf);
+	ret = djp_lock_freezable(&djp_control_mutex);
+	if (ret)
+		goto out;
+	if (!*word || strlen(word) >= sizeof(target)) {
+		ret = djp_refuse(&refusal, DJP_SYNTAX, 0);
+	} else {
+		strscpy(target, word, sizeof(target));
+		ret = djp_parse_target(target, &addr, &refusal);
+	}
+	djp_complain(word, word, &refusal);
+	if (!ret)
+		strscpy(djp_explain_target, word, sizeof(djp_explain_target));
+	mutex_unlock(&djp_control_mutex);
+out:
+	kvfree(buf);
+	return ret ?: len;
+}
