@@ -41,6 +41,25 @@ asmlinkage long djp_test_branch(void);
 asmlinkage long djp_test_victim(void);
 #define DJP_TEST_INSIDE 2	/* behind its first instruction */
 
+/*
+ * strays.S. Control comes into the JTPR of these from elsewhere.
+ */
+
+/* The hot path returns x plus 5, the cold one x plus 0x104. */
+asmlinkage long djp_test_cold(long x, long cold);
+/* Each returns 0. */
+asmlinkage long djp_test_midcall(void);
+asmlinkage long djp_test_shortjmp(void);
+/* Each returns 5 - @k, if it has a branch to +@k or @k is 0. */
+asmlinkage long djp_test_strays(long k);
+asmlinkage long djp_test_strays_123(long k);
+asmlinkage long djp_test_stray_1(long k);
+asmlinkage long djp_test_stray_2(long k);
+asmlinkage long djp_test_stray_3(long k);
+asmlinkage long djp_test_stray_4(long k);
+/* Returns *@p plus 1, or -1 if it can't be read. */
+asmlinkage long djp_test_extable(const u32 *p);
+
 /* patched.c */
 long djp_test_patched(long x);
 

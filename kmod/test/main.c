@@ -36,6 +36,66 @@ static long djp_test_check_victim(void)
 	return djp_test_victim() - 2;
 }
 
+static long djp_test_check_cold(void)
+{
+	return djp_test_cold(37, 0) - 42;
+}
+
+/* Does not arrive at the probe point. */
+static long djp_test_check_cold_cold(void)
+{
+	return djp_test_cold(37, 1) - (37 + 0x104);
+}
+
+static long djp_test_check_strays(void)
+{
+	long wrong = 0;
+	long k;
+
+	for (k = 0; k < 5; k++)
+		wrong |= djp_test_strays(k) - (5 - k);
+	return wrong;
+}
+
+static long djp_test_check_strays_123(void)
+{
+	long wrong = 0;
+	long k;
+
+	for (k = 0; k < 4; k++)
+		wrong |= djp_test_strays_123(k) - (5 - k);
+	return wrong;
+}
+
+static long djp_test_check_stray_1(void)
+{
+	return (djp_test_stray_1(0) - 5) | (djp_test_stray_1(1) - 4);
+}
+
+static long djp_test_check_stray_2(void)
+{
+	return (djp_test_stray_2(0) - 5) | (djp_test_stray_2(2) - 3);
+}
+
+static long djp_test_check_stray_3(void)
+{
+	return (djp_test_stray_3(0) - 5) | (djp_test_stray_3(3) - 2);
+}
+
+static long djp_test_check_stray_4(void)
+{
+	return (djp_test_stray_4(0) - 5) | (djp_test_stray_4(4) - 1);
+}
+
+/* Two arrivals, one of which faults: nothing is mapped in the last page. */
+static long djp_test_check_extable(void)
+{
+	static const u32 seven = 7;
+
+	return (djp_test_extable(&seven) - 8) |
+	       (djp_test_extable((const u32 *)PAGE_MASK) + 1);
+}
+
 /* Each returns 0 if its function did what it should. */
 static const struct {
 	const char *name;
@@ -54,22 +114,52 @@ static const struct {
 	{ "djp_test_icall", djp_test_icall },
 	{ "djp_test_ijmp", djp_test_ijmp },
 	{ "djp_test_ret", djp_test_ret },
+	{ "djp_test_cold", djp_test_check_cold },
+	{ "djp_test_cold.cold", djp_test_check_cold_cold },
+	{ "djp_test_midcall", djp_test_midcall },
+	{ "djp_test_shortjmp", djp_test_shortjmp },
+	{ "djp_test_strays", djp_test_check_strays },
+	{ "djp_test_strays_123", djp_test_check_strays_123 },
+	{ "djp_test_stray_1", djp_test_check_stray_1 },
+	{ "djp_test_stray_2", djp_test_check_stray_2 },
+	{ "djp_test_stray_3", djp_test_check_stray_3 },
+	{ "djp_test_stray_4", djp_test_check_stray_4 },
+	{ "djp_test_extable", djp_test_check_extable },
 };
 
 static unsigned long djp_test_calls[ARRAY_SIZE(djp_test_targets)];
 static unsigned long djp_test_wrong[ARRAY_SIZE(djp_test_targets)];
 
-/* "call": write N; each function is called N times and checks itself. */
+/*
+ * "call": write N and each function is called N times and checks itself; or
+ * "NAME N", and that one is.
+ */
 static ssize_t djp_test_call_write(struct file *file, const char __user *user,
 				   size_t len, loff_t *pos)
 {
+	char buf[64] = "";
+	char *number = buf;
+	const char *name;
 	unsigned long n, i;
 	unsigned int which;
-	int ret = kstrtoul_from_user(user, len, 0, &n);
+	bool found = false;
 
-	if (ret)
-		return ret;
+	if (len >= sizeof(buf))
+		return -EINVAL;
+	if (copy_from_user(buf, user, len))
+		return -EFAULT;
+	name = strsep(&number, " ");
+	if (!number) {
+		number = buf;
+		name = NULL;
+	}
+	if (kstrtoul(strim(number), 0, &n))
+		return -EINVAL;
+
 	for (which = 0; which < ARRAY_SIZE(djp_test_targets); which++) {
+		if (name && strcmp(name, djp_test_targets[which].name))
+			continue;
+		found = true;
 		for (i = 0; i < n; i++) {
 			djp_test_calls[which]++;
 			djp_test_wrong[which] +=
@@ -77,7 +167,7 @@ static ssize_t djp_test_call_write(struct file *file, const char __user *user,
 			cond_resched();
 		}
 	}
-	return len;
+	return found ? len : -ENOENT;
 }
 
 /* A line for each function: name, calls, wrong results. */
