@@ -12,24 +12,30 @@
 The library prints nothing; the command ``djp`` is a thin layer over it.
 """
 
-from pyctl.control import Explanation, Features, ProbeStatus, Stats
+from pyctl.census import Census
+from pyctl.control import Features, ProbeStatus, Stats
 from pyctl.errors import ControlError, DjprobesError, NotLoadedError, RefusedError
+from pyctl.explanation import Explanation
 from pyctl.guest import Guest
+from pyctl.methods import Method, State
 from pyctl.probes import CommitResult, Probe, Probes
 from pyctl.reasons import Reason
 
 __all__ = [
+    "Census",
     "CommitResult",
     "ControlError",
     "DjprobesError",
     "Explanation",
     "Features",
     "Guest",
+    "Method",
     "NotLoadedError",
     "Probe",
     "ProbeStatus",
     "Probes",
     "Reason",
     "RefusedError",
+    "State",
     "Stats",
 ]

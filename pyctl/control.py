@@ -14,14 +14,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from pyctl.census import Census, CensusReader, Progress
 from pyctl.errors import (
     ControlError,
     NotLoadedError,
     ProtocolError,
     RefusedError,
+    RemoteCommandError,
     RemoteOSError,
     UsageError,
 )
+from pyctl.explanation import Explanation, parse_explanation
+from pyctl.methods import Method, State, parse_method, parse_state
+from pyctl.parsing import parse_number, parse_pairs
 from pyctl.reasons import Reason, parse_reason
 from pyctl.transport import Transport
 
@@ -50,66 +55,29 @@ COMMAND_REASONS = frozenset(
 
 
 @dataclass(frozen=True)
+class Extent:
+    """Where code of ours stands: its address and its length in bytes."""
+
+    address: int
+    length: int
+
+
+@dataclass(frozen=True)
 class ProbeStatus:
     """A line of ``probes``. ``address`` is the insertion address; ``hits`` and ``missed``
-    are sums over all CPUs."""
+    are sums over all CPUs. ``reason`` says why it is not a plain jump. ``method`` is None
+    for a probe whose module has gone, ``detour`` for one that has none now."""
 
     name: str
     target: str
     address: int
-    state: str
-    method: str
+    state: State | str
+    method: Method | str | None
     action: str
     hits: int
     missed: int
-
-
-@dataclass(frozen=True)
-class Location:
-    """An address in kernel text, and ``symbol+0xOFF`` when the kernel told it."""
-
-    address: int
-    symbol: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.address:#x} {self.symbol}" if self.symbol else f"{self.address:#x}"
-
-
-@dataclass(frozen=True)
-class Relocation:
-    """A displaced instruction that is changed: ``offset`` bytes into the region, and how."""
-
-    offset: int
-    kind: str
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """The answer of ``explain``: can a jump stand at ``target``, and if not, why.
-
-    ``address`` is where the probe would go; ``ftrace`` the ftrace site it would stand
-    behind; ``dcr`` the bytes that the jump would displace; ``reason`` is ``Reason.OK`` when
-    nothing is in the way. What the kernel gave as ``-`` is None.
-    """
-
-    target: str
-    address: int | None
-    symbol: str | None
-    verdict: str
-    method: str | None
     reason: Reason | str
-    message: str | None
-    hint: str | None
-    offending: Location | None
-    dcr: bytes
-    relocations: tuple[Relocation, ...]
-    ftrace: int | None
-    extra: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def accepted(self) -> bool:
-        """Whether a jump can stand there."""
-        return self.verdict == "jump"
+    detour: Extent | None
 
 
 @dataclass(frozen=True)
@@ -156,14 +124,25 @@ class Strategies:
 
 
 def parse_probes(text: str) -> list[ProbeStatus]:
-    """Parse the file ``probes``; columns beyond the eighth are skipped."""
+    """Parse the file ``probes``; columns beyond the tenth are skipped."""
     result = []
     for number, line in enumerate(text.splitlines(), start=1):
         columns = line.split()
         try:
-            name, target, address, state, method, action, hits, missed = columns[:8]
+            name, target, address, state, method, action, hits, missed, reason, detour = columns[
+                :10
+            ]
             status = ProbeStatus(
-                name, target, int(address, 16), state, method, action, int(hits), int(missed)
+                name=name,
+                target=target,
+                address=int(address, 16),
+                state=parse_state(state),
+                method=None if method == "-" else parse_method(method),
+                action=action,
+                hits=int(hits),
+                missed=int(missed),
+                reason=parse_reason(reason),
+                detour=_extent(detour),
             )
         except ValueError as error:
             raise ProtocolError(
@@ -173,60 +152,6 @@ def parse_probes(text: str) -> list[ProbeStatus]:
     return result
 
 
-def parse_pairs(text: str, file: str, separator: str = ":") -> dict[str, str]:
-    """Parse ``key: value`` lines (or ``key value`` with ``separator=" "``)."""
-    pairs = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        key, found, value = line.partition(separator)
-        if not found:
-            raise ProtocolError(f"{file}: line {number} is not a key and a value: {line!r}")
-        pairs[key.strip()] = value.strip()
-    return pairs
-
-
-def parse_location(text: str) -> Location | None:
-    """Parse ``0xADDR symbol+0xOFF``; None for ``-``."""
-    if text in {"", "-"}:
-        return None
-    address, _, symbol = text.partition(" ")
-    return Location(_number(address, "an address"), symbol.strip() or None)
-
-
-def parse_explanation(text: str) -> Explanation:
-    """Parse what ``explain`` answers."""
-    pairs = parse_pairs(text, "explain")
-    missing = {"target", "verdict", "reason"} - pairs.keys()
-    if missing:
-        raise ProtocolError(f"explain: no {', '.join(sorted(missing))} in {text!r}")
-
-    def take(key: str) -> str | None:
-        value = pairs.pop(key, "-")
-        return None if value in {"-", ""} else value
-
-    address, ftrace = take("address"), take("ftrace")
-    try:
-        dcr = bytes.fromhex(take("dcr") or "")
-    except ValueError as error:
-        raise ProtocolError(f"explain: dcr is not hexadecimal bytes: {text!r}") from error
-    return Explanation(
-        target=take("target") or "",
-        address=_number(address, "explain: an address") if address else None,
-        symbol=take("symbol"),
-        verdict=take("verdict") or "",
-        method=take("method"),
-        reason=parse_reason(take("reason") or ""),
-        message=take("message"),
-        hint=take("hint"),
-        offending=parse_location(take("offending") or "-"),
-        dcr=dcr,
-        relocations=_relocations(take("relocations")),
-        ftrace=_number(ftrace, "explain: an address") if ftrace else None,
-        extra=pairs,
-    )
-
-
 def parse_stats(text: str) -> Stats:
     """Parse ``stats``; a key of version 1 that is missing is an error."""
     pairs = parse_pairs(text, "stats", " ")
@@ -234,7 +159,9 @@ def parse_stats(text: str) -> Stats:
     missing = [name for name in known if name not in pairs]
     if missing:
         raise ProtocolError(f"stats: the kernel does not report {', '.join(missing)}")
-    values: dict[str, Any] = {name: _number(pairs.pop(name), f"stats: {name}") for name in known}
+    values: dict[str, Any] = {
+        name: parse_number(pairs.pop(name), f"stats: {name}") for name in known
+    }
     extra = {key: int(text) if text.isdigit() else text for key, text in pairs.items()}
     return Stats(**values, extra=extra)
 
@@ -320,6 +247,14 @@ def check_target(target: str) -> str:
     return target
 
 
+def check_method(name: str) -> Method:
+    """``name`` as a method that can be asked for; UsageError otherwise."""
+    offered = [method for method in Method if method is not Method.REFUSED]
+    if name not in offered:
+        raise UsageError(f"there is no method {name!r}", hint=f"there are {', '.join(offered)}")
+    return Method(name)
+
+
 class Control:
     """The debugfs files of djprobes on one host. Holds nothing but the transport."""
 
@@ -357,13 +292,30 @@ class Control:
         return parse_probes(self._read("probes"))
 
     def explain(self, target: str) -> Explanation:
-        """Ask whether a jump can stand at ``target``. ControlError if it can't be resolved."""
+        """Ask how ``target`` could be probed. ControlError if it can't be resolved."""
         text = f"{check_target(target)}\n"
         try:
             answer = self._transport.transact(f"{self._root}/explain", text.encode())
         except RemoteOSError as error:
             raise self._refusal(error, "explain", text) from error
         return parse_explanation(answer.decode(errors="replace"))
+
+    def census(self, progress: Progress | None = None) -> Census:
+        """Let the kernel judge every instruction; takes tens of seconds on an emulated guest.
+        ``progress`` hears the bytes of text judged, and how many there are."""
+        reader = CensusReader(progress)
+        with self._transport.spawn(["cat", f"{self._root}/census"]) as process:
+            while (line := process.read_line()) is not None:
+                reader.feed(line)
+            status = process.wait()
+            words = process.stderr_tail()
+        if status:
+            if not self.loaded():
+                raise self._not_loaded()
+            raise RemoteCommandError(
+                process.argv, status, stderr=words.encode(), host=self._transport.host
+            )
+        return reader.finish()
 
     def stats(self) -> Stats:
         """The counters of the whole module."""
@@ -421,26 +373,20 @@ class Control:
                 hint="the files of djprobes are for root only, and shut under kernel lockdown",
             )
         if error.errno == errno.ENOENT and not self.loaded():
-            return NotLoadedError(
-                f"{host}: djprobes is not loaded (there is no {self._root})",
-                hint="load it with `djp load` or Guest.load(); "
-                "if it is loaded, mount debugfs at /sys/kernel/debug",
-            )
+            return self._not_loaded()
         return None
 
+    def _not_loaded(self) -> NotLoadedError:
+        return NotLoadedError(
+            f"{self._transport.host}: djprobes is not loaded (there is no {self._root})",
+            hint="load it with `djp load` or Guest.load(); "
+            "if it is loaded, mount debugfs at /sys/kernel/debug",
+        )
 
-def _number(text: str, what: str) -> int:
-    try:
-        return int(text, 0)
-    except ValueError as error:
-        raise ProtocolError(f"{what} is not a number: {text!r}") from error
 
-
-def _relocations(text: str | None) -> tuple[Relocation, ...]:
-    if text is None or text == "none":
-        return ()
-    result = []
-    for word in text.replace(",", " ").split():
-        offset, _, kind = word.partition(":")
-        result.append(Relocation(_number(offset.lstrip("+"), "explain: a relocation"), kind))
-    return tuple(result)
+def _extent(text: str) -> Extent | None:
+    """``0xADDR+LEN``, or ``-``; ValueError for anything else."""
+    if text == "-":
+        return None
+    address, _, length = text.partition("+")
+    return Extent(int(address, 16), int(length))

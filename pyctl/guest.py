@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pyctl import module, vmglue
+from pyctl.census import Census
+from pyctl.census import Progress as CensusProgress
 from pyctl.control import Control
 from pyctl.errors import UsageError
 from pyctl.kernellog import KernelLog
@@ -150,6 +152,11 @@ class Guest(Closing):
         """The probes of this host; loads the kernel module if needed."""
         self.load()
         return Probes(self._transport)
+
+    def census(self, *, progress: CensusProgress | None = None) -> Census:
+        """Every instruction of this host's kernel, judged; loads the kernel module if needed.
+        See :meth:`Probes.census`."""
+        return self.probes().census(progress=progress)
 
     def workload(self, name: str, **parameters: Any) -> BoundWorkload:  # noqa: ANN401
         """A workload by name (see ``pyctl.workloads``), to be run on this host."""

@@ -18,18 +18,21 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from pyctl.census import Census, Progress
 from pyctl.control import (
     DEBUGFS,
     MAX_NAME,
     Control,
-    Explanation,
     Features,
     ProbeStatus,
     Stats,
+    check_method,
     check_name,
     check_target,
 )
 from pyctl.errors import ControlError, DjprobesError, UnsupportedError, UsageError
+from pyctl.explanation import Explanation
+from pyctl.methods import FIRING, Method, State
 from pyctl.reasons import Reason
 from pyctl.transport import Transport
 
@@ -41,7 +44,8 @@ class CommitResult:
     """What one commit did.
 
     ``patched`` sites went from bypass to jump, ``deferred`` sites have to wait (they fire
-    through the int3 meanwhile). ``stop_ns`` is the time inside ``stop_machine()``,
+    through the int3 meanwhile). Sites of the methods int3 and kprobe are in neither: they
+    wait for nothing. ``stop_ns`` is the time inside ``stop_machine()``,
     ``quiescence_ns`` the whole quiescence; ``seconds`` is what the caller waited.
     ``stats`` are those after the commit.
     """
@@ -104,14 +108,19 @@ class Probe:
         return self.status.address
 
     @property
-    def state(self) -> str:
-        """``bypass``, ``jump``, ``disabled`` or ``gone``."""
+    def state(self) -> State | str:
+        """What stands at its address now."""
         return self.status.state
 
     @property
-    def method(self) -> str:
-        """How it is, or will be, reached: ``jump``."""
+    def method(self) -> Method | str | None:
+        """How it is reached, or will be after a commit; None if its module has gone."""
         return self.status.method
+
+    @property
+    def reason(self) -> Reason | str:
+        """Why it is not a plain jump; ``Reason.OK`` if it is one."""
+        return self.status.reason
 
     @property
     def hits(self) -> int:
@@ -158,11 +167,13 @@ class Probes:
         name: str | None = None,
         fetch: Mapping[str, str] | None = None,
         action: str = "count",
+        method: Method | str | None = None,
     ) -> Probe:
         """Add a probe at ``target``: ``[MOD:]SYM[+OFF]`` or ``0xADDR``.
 
-        It fires at once, through an int3; ``commit`` makes it a jump. Raises ControlError
-        with the kernel's reason when it is refused.
+        It fires at once, through an int3; ``commit`` makes it a jump if one can stand there.
+        ``method`` asks for exactly that one; without it the kernel takes the cheapest that
+        it can. Raises ControlError with the kernel's reason when it is refused.
         """
         if fetch:
             raise UnsupportedError(
@@ -171,7 +182,7 @@ class Probes:
                 hint="leave fetch out: the probe then counts its hits",
             )
         names = None if name is None else [name]
-        return self.add_many([target], names=names, action=action)[0]
+        return self.add_many([target], names=names, action=action, method=method)[0]
 
     def add_many(
         self,
@@ -179,6 +190,7 @@ class Probes:
         *,
         names: Sequence[str] | None = None,
         action: str = "count",
+        method: Method | str | None = None,
     ) -> list[Probe]:
         """Add many probes in one write: all of them or, with a ControlError, none."""
         wanted = [check_target(target) for target in targets]
@@ -189,11 +201,12 @@ class Probes:
             )
         if names is not None and len(names) != len(wanted):
             raise UsageError(f"{len(wanted)} targets but {len(names)} names")
+        words = action if method is None else f"{action} method={check_method(method)}"
         if names is not None:
             chosen: Sequence[str] = [check_name(name) for name in names]
-            self._submit_add(chosen, wanted, action)
+            self._submit_add(chosen, wanted, words)
         else:
-            chosen = self._submit_add_named(wanted, action)
+            chosen = self._submit_add_named(wanted, words)
         made = [Probe(self, name, asked) for name, asked in zip(chosen, wanted, strict=True)]
         self._mine.update((probe.name, probe) for probe in made)
         return made
@@ -275,8 +288,16 @@ class Probes:
         )
 
     def explain(self, target: str) -> Explanation:
-        """Can a jump stand at ``target``, and if not, why."""
+        """How ``target`` could be probed, and if not by a jump, why."""
         return self._control.explain(target)
+
+    def census(self, *, progress: Progress | None = None) -> Census:
+        """Every instruction of the running kernel and its modules, judged in the kernel.
+
+        Takes tens of seconds on an emulated guest; ``progress`` hears meanwhile how many
+        bytes of text are judged, of how many.
+        """
+        return self._control.census(progress)
 
     def stats(self) -> Stats:
         """The counters of the whole module."""
@@ -327,23 +348,23 @@ class Probes:
             # What went wrong first is what the reader needs; a dead host fails twice.
             error.add_note(f"the probes could not be removed either: {second.message}")
 
-    def _submit_add(self, names: Sequence[str], targets: Sequence[str], action: str) -> None:
+    def _submit_add(self, names: Sequence[str], targets: Sequence[str], words: str) -> None:
         self._control.submit(
-            [f"p:{name} {target} {action}" for name, target in zip(names, targets, strict=True)]
+            [f"p:{name} {target} {words}" for name, target in zip(names, targets, strict=True)]
         )
 
-    def _submit_add_named(self, targets: Sequence[str], action: str) -> Sequence[str]:
+    def _submit_add_named(self, targets: Sequence[str], words: str) -> Sequence[str]:
         """Add under names of our choice. They are looked up only when one is taken: a
         reading of thousands of probes for each added one would be slow."""
         chosen = _name_all(targets, taken=self._mine)
         try:
-            self._submit_add(chosen, targets, action)
+            self._submit_add(chosen, targets, words)
         except ControlError as error:
             if error.reason != Reason.DUPLICATE_NAME:
                 raise
             taken = {status.name for status in self._control.probes()}
             chosen = _name_all(targets, taken=taken | self._mine.keys())
-            self._submit_add(chosen, targets, action)
+            self._submit_add(chosen, targets, words)
         return chosen
 
     def _forget(self, live: Mapping[str, ProbeStatus]) -> None:
@@ -388,4 +409,4 @@ def _name(probe: Probe | str) -> str:
 
 
 def _fires(status: ProbeStatus) -> bool:
-    return status.state in {"bypass", "jump"}
+    return status.state in FIRING

@@ -8,17 +8,64 @@ set by the test. It knows the symbols that it is given and decodes nothing.
 from __future__ import annotations
 
 import errno
+import json
 import re
-from collections.abc import Iterable, Mapping
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
-from pyctl.control import DEBUGFS, NAME, ProbeStatus, Stats
+from pyctl.control import DEBUGFS, NAME, Extent, ProbeStatus, Stats
+from pyctl.methods import FIRING, Method, State
 from pyctl.probes import default_name
 from pyctl.reasons import Reason
-from pyctl.transport.recording import RecordingTransport
+from pyctl.remote.symbols import nearest
+from pyctl.symbols import LABEL
+from pyctl.transport import Completed
+from pyctl.transport.recording import Asked, RecordingTransport, ScriptedProcess
 
 TARGET = re.compile(r"(?:(\w+):)?([A-Za-z_.][\w.]*)(?:\+(0x[0-9a-f]+|\d+))?|(0x[0-9a-f]+)")
 FTRACE_BYTES = 5
+#: What stands at every address: push %r15, push %r14, push %r13.
+CODE = bytes.fromhex("415741564155")
+INSN_LENGTH = 2
+DETOURS = 0xFFFFFFFFC0400000
+#: pushfq; incq %gs:0x1f2c0; popfq
+COUNT = bytes.fromhex("9c6548ff0425c0f201009d")
+STATES = {
+    Method.JUMP: State.BYPASS,
+    Method.JUMP_INT3: State.BYPASS,
+    Method.INT3: State.INT3,
+    Method.KPROBE: State.KPROBE,
+}
+#: A small kernel: 1,000 instructions and a module's 100.
+CENSUS = """\
+progress 0 6000
+progress 3000 6000
+progress 6000 6000
+kernel 6.1.0-fake
+sites 1100
+padding 12
+method jump 1030
+method jump+int3 40
+method int3 10
+method kprobe 15
+method refused 5
+reason ok 1030
+reason branch-target 48
+reason extable 17
+reason blacklist 5
+cell jump ok 1030
+cell jump+int3 branch-target 40
+cell int3 branch-target 8
+cell int3 extable 2
+cell kprobe extable 15
+cell refused blacklist 5
+peer kprobe 1090
+peer optprobe 580
+part kernel 5500 1000 10 940 30 10 15 5 990 530
+part veth 500 100 2 90 10 0 0 0 100 50
+ns 1500000000
+"""
 COMPUTED = {"probes", "sites", "sites_jump", "sites_bypass", "extra"}
 STATS_ZERO = tuple(item.name for item in fields(Stats) if item.name not in COMPUTED)
 
@@ -35,26 +82,33 @@ class _Refusal(Exception):  # noqa: N818 (never leaves this file)
 
 class FakeDjprobes(RecordingTransport):
     """``symbols`` maps function names to addresses; every function starts with an ftrace
-    site. ``refused`` maps a name to the reason for which it can't be probed. ``deferring``
-    names stay in bypass at a commit."""
+    site. ``refused`` maps a name to the reason for which it can't be probed, ``methods`` to
+    another method than a jump and the reason for it. ``deferring`` names stay in bypass at
+    a commit. ``explanations`` maps a target to all that ``explain`` shall answer, and
+    ``census`` is that file's text."""
 
     def __init__(
         self,
         symbols: Mapping[str, int],
         *,
         refused: Mapping[str, Reason] | None = None,
+        methods: Mapping[str, tuple[Method, Reason]] | None = None,
         deferring: Iterable[str] = (),
         loaded: bool = True,
     ) -> None:
         super().__init__()
         self.symbols = dict(symbols)
         self.refused = dict(refused or {})
+        self.methods = dict(methods or {})
+        self.explanations: dict[str, str] = {}
+        self.census = CENSUS
         self.deferring = set(deferring)
         self.table: dict[str, ProbeStatus] = {}
         self.counters = dict.fromkeys(STATS_ZERO, 0)
         self._last_error = ""
         self._explained = ""
         self._strategy = "freezer"
+        self.unload()
         if loaded:
             self.load()
 
@@ -74,19 +128,37 @@ class FakeDjprobes(RecordingTransport):
             f"{DEBUGFS}/explain": self._explain,
             f"{DEBUGFS}/strategy": self._choose,
         }
+        self.processes["cat", f"{DEBUGFS}/census"] = lambda: _said(self.census)
 
     def unload(self) -> None:
         """Make them go."""
         for path in [path for path in self.files if path.startswith(DEBUGFS)]:
             del self.files[path]
         self.writers.clear()
+        self.processes["cat", f"{DEBUGFS}/census"] = lambda: _said("", status=1)
         self.table.clear()
 
     def hit(self, name: str, count: int = 1) -> None:
         """Let a probe fire, unless it is disabled."""
         status = self.table[name]
-        if status.state in {"bypass", "jump"}:
+        if status.state in FIRING:
             self.table[name] = replace(status, hits=status.hits + count)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes = b"",  # noqa: A002 (named as in subprocess.run)
+        timeout: float | None = None,
+        check: bool = True,
+    ) -> Completed:
+        """As scripted; names of addresses are those of ``symbols``."""
+        if LABEL in argv and ("python3",) not in self.results:
+            lines = [f"{address:016x} t {name}" for name, address in self.symbols.items()]
+            answer = json.dumps(nearest(lines, json.loads(argv[-1])))
+            self.log.append(Asked("run", tuple(argv), input))
+            return Completed(tuple(argv), 0, answer.encode(), b"")
+        return super().run(argv, input=input, timeout=timeout, check=check)
 
     def _control(self, data: bytes) -> None:
         table = dict(self.table)
@@ -114,9 +186,11 @@ class FakeDjprobes(RecordingTransport):
             table.pop(_known(table, verb[2:]))
         elif verb in {"enable", "disable"} and len(words) == 2:
             name = _known(table, words[1])
-            state = "disabled" if verb == "disable" else "bypass"
+            method = table[name].method
+            assert isinstance(method, Method)
+            state = State.DISABLED if verb == "disable" else STATES[method]
             table[name] = replace(table[name], state=state)
-        elif verb.startswith("p") and len(words) in {2, 3}:
+        elif verb.startswith("p") and len(words) > 1:
             self._add(table, verb, words)
         else:
             raise _Refusal(errno.EINVAL, Reason.SYNTAX, verb, "this is not a command")
@@ -128,35 +202,50 @@ class FakeDjprobes(RecordingTransport):
             raise _Refusal(errno.EINVAL, Reason.BAD_NAME, name, "this is not a probe name")
         if name in table:
             raise _Refusal(errno.EEXIST, Reason.DUPLICATE_NAME, name, "a probe of this name exists")
-        address, symbol, reason = self._resolve(words[1])
-        if reason is not Reason.OK:
+        address, symbol, judged, reason = self._resolve(words[1])
+        asked = [word.partition("=")[2] for word in words[2:] if word.startswith("method=")]
+        method = Method(asked[0]) if asked else judged
+        jumps = {Method.JUMP, Method.JUMP_INT3}
+        if judged is Method.REFUSED or (method is not judged and method in jumps):
             raise _Refusal(
                 errno.EBUSY, reason, words[1], "refused", offending=f"{address:#x} {symbol}"
             )
-        action = words[2] if len(words) == 3 else "count"
-        table[name] = ProbeStatus(name, symbol, address, "bypass", "jump", action, 0, 0)
+        table[name] = ProbeStatus(
+            name=name,
+            target=symbol,
+            address=address,
+            state=STATES[method],
+            method=method,
+            action="count",
+            hits=0,
+            missed=0,
+            reason=reason,
+            detour=_detour_extent(address, method),
+        )
 
-    def _resolve(self, target: str) -> tuple[int, str, Reason]:
+    def _resolve(self, target: str) -> tuple[int, str, Method, Reason]:
         match = TARGET.fullmatch(target)
         if not match:
             raise _Refusal(errno.EINVAL, Reason.SYNTAX, target, "this is not a target")
         module, symbol, offset, address = match.groups()
         if address:
-            return int(address, 16), f"{address}+0x0", Reason.OK
+            return int(address, 16), f"{address}+0x0", Method.JUMP, Reason.OK
         if symbol not in self.symbols:
             raise _Refusal(
                 errno.ENOENT, Reason.SYMBOL_NOT_FOUND, target, "no such symbol", "see kallsyms"
             )
         distance = int(offset or "0", 0) or FTRACE_BYTES
         label = f"{module}:{symbol}" if module else symbol
-        reason = self.refused.get(symbol, Reason.OK)
-        return self.symbols[symbol] + distance, f"{label}+{distance:#x}", reason
+        method, reason = self.methods.get(symbol, (Method.JUMP, Reason.OK))
+        if symbol in self.refused:
+            method, reason = Method.REFUSED, self.refused[symbol]
+        return self.symbols[symbol] + distance, f"{label}+{distance:#x}", method, reason
 
     def _commit(self) -> None:
-        waiting = [name for name, status in self.table.items() if status.state == "bypass"]
+        waiting = [name for name, status in self.table.items() if status.state is State.BYPASS]
         ready = [name for name in waiting if name not in self.deferring]
         for name in ready:
-            self.table[name] = replace(self.table[name], state="jump")
+            self.table[name] = replace(self.table[name], state=State.JUMP)
         self.counters["commits"] += 1
         self.counters["patched"] += len(ready)
         self.counters["deferred"] = len(waiting) - len(ready)
@@ -166,18 +255,16 @@ class FakeDjprobes(RecordingTransport):
 
     def _explain(self, data: bytes) -> None:
         line = data.decode().strip()
+        if line in self.explanations:
+            self._explained = self.explanations[line]
+            return
         try:
-            address, symbol, reason = self._resolve(line)
+            address, symbol, method, reason = self._resolve(line)
         except _Refusal as refusal:
             self._refuse(refusal, 1, line)
-        fine = reason is Reason.OK
-        self._explained = (
-            f"target: {line}\naddress: {address:#018x}\nsymbol: {symbol}\n"
-            f"verdict: {'jump' if fine else 'refused'}\nmethod: {'jump' if fine else '-'}\n"
-            f"reason: {reason}\nmessage: {'a jump can stand here' if fine else 'refused'}\n"
-            f"hint: -\noffending: {'-' if fine else f'{address + 2:#x} {symbol}'}\n"
-            "dcr: 41 57 41 56 41 55\nrelocations: +2:rip\n"
-            f"ftrace: {address - FTRACE_BYTES:#x}\n"
+        states = [s.state for s in self.table.values() if s.address == address]
+        self._explained = _explanation(line, address, symbol, method, reason) + (
+            f"state: {states[0] if states else '-'}\n"
         )
 
     def _choose(self, data: bytes) -> None:
@@ -195,7 +282,8 @@ class FakeDjprobes(RecordingTransport):
     def _show_probes(self) -> str:
         return "".join(
             f"{s.name} {s.target} {s.address:#018x} {s.state} {s.method} {s.action} "
-            f"{s.hits} {s.missed}\n"
+            f"{s.hits} {s.missed} {s.reason} "
+            f"{f'{s.detour.address:#x}+{s.detour.length}' if s.detour else '-'}\n"
             for s in self.table.values()
         )
 
@@ -215,3 +303,47 @@ def _known(table: Mapping[str, ProbeStatus], name: str) -> str:
     if name not in table:
         raise _Refusal(errno.ENOENT, Reason.NO_SUCH_PROBE, name, "there is no probe of this name")
     return name
+
+
+def _said(text: str, status: int = 0) -> ScriptedProcess:
+    """A program that says this, and ends."""
+    process = ScriptedProcess(first=text.splitlines(), status=status)
+    process.ended = True
+    return process
+
+
+def _detour_extent(address: int, method: Method) -> Extent | None:
+    if method in {Method.KPROBE, Method.REFUSED}:
+        return None
+    length = len(COUNT) + (INSN_LENGTH if method is Method.INT3 else len(CODE)) + 5
+    return Extent(DETOURS + (address & 0xFFFF) * 64, length)
+
+
+def _explanation(target: str, address: int, symbol: str, method: Method, reason: Reason) -> str:
+    """What ``explain`` says, but for the state."""
+    fine, jumps = reason is Reason.OK, method in {Method.JUMP, Method.JUMP_INT3}
+    verdict = "jump" if jumps else "refused" if method is Method.REFUSED else "fallback"
+    dcr = CODE[:INSN_LENGTH] if method in {Method.INT3, Method.KPROBE} else CODE
+    detour, entries, text = "-", "-", "-"
+    place = _detour_extent(address, method)
+    if place is not None:
+        start = place.address + len(COUNT)
+        offsets = range(0, len(dcr), INSN_LENGTH)
+        entries = " ".join(f"+{offset}:{start + offset:#x}" for offset in offsets)
+        back = struct.pack("<i", address - start - 5)  # the same for any length of the region
+        code = COUNT + dcr + b"\xe9" + back
+        detour = f"{place.address:#x} {code.hex(' ')}"
+        text = "cc"
+    if jumps:
+        text = "e9 xx cc xx xx" if method is Method.JUMP_INT3 else "e9 xx xx xx xx"
+    return (
+        f"target: {target}\naddress: {address:#018x}\nsymbol: {symbol}\n"
+        f"verdict: {verdict}\nmethod: {'-' if method is Method.REFUSED else method}\n"
+        f"reason: {reason}\nmessage: {reason.sentence}\nhint: {reason.hint}\n"
+        f"offending: {'-' if fine else f'{address + 2:#x} {symbol}'}\n"
+        f"dcr: {dcr.hex(' ')}\nrelocations: none\n"
+        f"ftrace: {address - FTRACE_BYTES:#x}\n"
+        f"source: {'-' if fine else f'branch {address + 0x40:#x} {symbol}'}\n"
+        f"traps: {'+2' if method is Method.JUMP_INT3 else 'none'}\n"
+        f"text: {text}\ndetour: {detour}\nentries: {entries}\n"
+    )

@@ -1,4 +1,4 @@
-"""Commit, and wait until every probe of a set has its jump."""
+"""Commit, and wait until every probe of a set is what its method makes it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from pyctl.errors import DjprobesError
+from pyctl.methods import SETTLED
 from pyctl.probes import CommitResult, Probes
 from pyctl.timing import Deadline, attempts
 
@@ -20,8 +21,8 @@ class StillInBypassError(DjprobesError):
 @dataclass(frozen=True)
 class Committed:
     """``first`` is the one commit that was asked for; ``seconds`` pass from its start until
-    the last probe has its jump. If ``first`` deferred sites, djprobes itself tried those
-    again meanwhile, ``retries`` times."""
+    the last probe that is to be a jump is one. If ``first`` deferred sites, djprobes itself
+    tried those again meanwhile, ``retries`` times."""
 
     first: CommitResult
     seconds: float
@@ -31,15 +32,15 @@ class Committed:
 def commit_all(
     probes: Probes, names: Collection[str], *, seconds: float = DEFAULT_SECONDS
 ) -> Committed:
-    """One commit; StillInBypassError if not all of ``names`` are jumps after ``seconds``
-    (before scaling)."""
+    """One commit; StillInBypassError if not all of ``names`` are settled after ``seconds``
+    (before scaling): a jump, or an int3 or kprobe that stays."""
     wanted = set(names)
     start = time.monotonic()
     before = probes.stats().retries
     first = probes.commit()
     waiting: list[str] = []
     for _ in attempts(Deadline.after(seconds)):
-        waiting = [s.target for s in probes.list() if s.name in wanted and s.state != "jump"]
+        waiting = [s.target for s in probes.list() if s.name in wanted and s.state not in SETTLED]
         if not waiting:
             passed = time.monotonic() - start
             return Committed(first, passed, probes.stats().retries - before)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pyctl.guest import Guest
+from pyctl.methods import Method, State
 from pyctl.probes import Probe
 from pyctl.transport.base import Closing
 from pyctl.verify.bcc import BccCounter
@@ -93,8 +94,8 @@ class PathResult:
     kind: str
     function: str
     target: str
-    state: str
-    method: str
+    state: State | str
+    method: Method | str | None
     opcode: int
     djprobe: int
     bcc: int

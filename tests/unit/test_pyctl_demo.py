@@ -15,7 +15,9 @@ from pyctl.cli import demo as command
 from pyctl.cli import main
 from pyctl.control import Stats
 from pyctl.demo import Ending, Loaded, Part, Setting, passed
+from pyctl.methods import Method
 from pyctl.probes import CommitResult, Probes
+from pyctl.reasons import Reason
 from pyctl.testing import FakeDjprobes
 from pyctl.transport import RecordingTransport
 from pyctl.verify.bulk import BulkResult, Targets
@@ -225,3 +227,8 @@ def test_commit_all_waits_for_all_and_names_those_that_stay() -> None:
         with pytest.raises(StillInBypassError, match=r"1 of 2 .*: b\+0x5"):
             commit_all(probes, [probe.name for probe in made], seconds=0.01)
         commit_all(probes, [made[0].name])
+    methods = {"b": (Method.INT3, Reason.EXTABLE), "c": (Method.KPROBE, Reason.EXTABLE)}
+    with Probes(FakeDjprobes({"a": 0x1000, "b": 0x2000, "c": 0x3000}, methods=methods)) as probes:
+        made = probes.add_many(["a", "b", "c"])
+        done = commit_all(probes, [probe.name for probe in made], seconds=0.01)
+        assert done.first.patched == 1  # the others wait for nothing

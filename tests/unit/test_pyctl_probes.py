@@ -8,7 +8,7 @@ import json
 import pytest
 
 from pyctl import control
-from pyctl.control import Location, Relocation
+from pyctl.control import Extent
 from pyctl.errors import (
     ControlError,
     DjprobesError,
@@ -20,6 +20,9 @@ from pyctl.errors import (
     UnsupportedError,
     UsageError,
 )
+from pyctl.explanation import Detour, Entry, Relocation, Source, parse_explanation
+from pyctl.methods import Method, State
+from pyctl.parsing import Location
 from pyctl.probes import Probes, default_name
 from pyctl.reasons import Reason
 from pyctl.testing import FakeDjprobes
@@ -37,8 +40,14 @@ message: something branches into: the bytes
 hint: probe another
 offending: 0xffffffff812c4d67 vfs_read+0x7
 dcr: 41 57 41 56 41 55
-relocations: +0:rip +0x4:rip
+relocations: +0:rip +4:rip
 ftrace: 0xffffffff812c4d60
+source: branch 0xffffffff81999990 vfs_read.cold+0x12
+state: bypass
+traps: +2 +4
+text: e9 xx cc xx cc
+detour: 0xffffffffc0201000 9c 9d
+entries: +0:0xffffffffc0201001 +2:0xffffffffc0201003
 newer: 42
 """
 
@@ -50,8 +59,16 @@ def kernel() -> FakeDjprobes:
             "vfs_read": 0xFFFFFFFF81000000,
             "vfs_write": 0xFFFFFFFF81000100,
             "bad": 0xFFFFFFFF81000200,
+            "mid": 0xFFFFFFFF81000300,
+            "slow": 0xFFFFFFFF81000400,
+            "slowest": 0xFFFFFFFF81000500,
         },
         refused={"bad": Reason.BRANCH_TARGET},
+        methods={
+            "mid": (Method.JUMP_INT3, Reason.BRANCH_TARGET),
+            "slow": (Method.INT3, Reason.EXTABLE),
+            "slowest": (Method.KPROBE, Reason.INSN_PRIVILEGED),
+        },
     )
 
 
@@ -79,6 +96,67 @@ def test_life_of_a_probe(kernel: FakeDjprobes) -> None:
     assert kernel.table == {}
     assert read.removed
     assert (read.hits, read.missed, read.state) == (4, 0, "disabled")
+
+
+def test_methods_and_reasons(kernel: FakeDjprobes) -> None:
+    with Probes(kernel) as probes:
+        made = probes.add_many(["vfs_read", "mid", "slow", "slowest"])
+        assert [probe.state for probe in made] == ["bypass", "bypass", "int3", "kprobe"]
+        assert [probe.method for probe in made] == list(Method)[:4]
+        assert [probe.reason for probe in made] == [
+            Reason.OK,
+            Reason.BRANCH_TARGET,
+            Reason.EXTABLE,
+            Reason.INSN_PRIVILEGED,
+        ]
+        for probe in made:
+            kernel.hit(probe.name)
+        assert probes.commit().patched == 2
+        assert [probe.state for probe in made] == ["jump", "jump", "int3", "kprobe"]
+        probes.disable(*made)
+        probes.enable(*made)
+        assert [probe.state for probe in made] == ["bypass", "bypass", "int3", "kprobe"]
+        assert made[0].status.detour == Extent(0xFFFFFFFFC0400140, 22)
+        assert made[3].status.detour is None
+    assert [probe.hits for probe in made] == [1, 1, 1, 1]
+
+
+def test_a_method_can_be_asked_for(kernel: FakeDjprobes) -> None:
+    with Probes(kernel) as probes:
+        assert probes.add("vfs_read", method=Method.KPROBE).state is State.KPROBE
+        probes.add_many(["vfs_write", "mid"], method="int3")
+        assert {status.method for status in probes.list()} == {Method.KPROBE, Method.INT3}
+        with pytest.raises(RefusedError) as caught:
+            probes.add("slow", method="jump")
+        assert caught.value.reason is Reason.EXTABLE
+        assert caught.value.written == "p:p_slow_0 slow count method=jump\n"
+        before = len(writes(kernel))
+        for name in ("refused", "push", ""):
+            with pytest.raises(UsageError, match=r"no method .*\n.*jump, jump\+int3, int3, kprobe"):
+                probes.add("vfs_read", method=name)
+        assert len(writes(kernel)) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "fine"),
+    [
+        ("a f+0x5 0x10 jump jump count 1 0 ok 0x20+30", True),
+        ("a f+0x5 0x10 gone - count 1 0 ok -", True),
+        ("a f+0x5 0x10 jump jump count 1 0 ok 0x20+30 newer", True),
+        ("a f+0x5 0x10 hover jump+int4 count 1 0 moon 0x20+30", True),
+        ("a f+0x5 0x10 jump jump count 1 0 ok", False),
+        ("a f+0x5 0x10 jump jump count 1 0 ok 0x20", False),
+        ("a f+0x5 0x10 jump jump count x 0 ok -", False),
+    ],
+)
+def test_lines_of_probes(line: str, fine: bool) -> None:
+    if fine:
+        (status,) = control.parse_probes(f"{line}\n")
+        assert (status.name, status.address, status.hits) == ("a", 16, 1)
+        assert (status.method is None) == (status.state is State.GONE)
+    else:
+        with pytest.raises(ProtocolError, match="line 1"):
+            control.parse_probes(f"{line}\n")
 
 
 def test_a_partial_commit_is_told(kernel: FakeDjprobes) -> None:
@@ -238,6 +316,14 @@ def test_explain_through_the_kernel(kernel: FakeDjprobes) -> None:
     assert good.accepted
     assert good.offending is None
     assert not bad.accepted
+    assert not bad.probeable
+    slow = Probes(kernel).explain("slow")
+    assert (slow.accepted, slow.probeable, slow.verdict) == (False, True, "fallback")
+    assert (slow.method, slow.text, slow.state) == (Method.INT3, "cc", None)
+    middle = Probes(kernel).explain("mid")
+    assert (middle.accepted, middle.method, middle.traps) == (True, Method.JUMP_INT3, (2,))
+    Probes(kernel).add("mid")
+    assert Probes(kernel).explain("mid").state is State.BYPASS
     assert bad.reason is Reason.BRANCH_TARGET
     with pytest.raises(ControlError) as caught:
         Probes(kernel).explain("no_such")
@@ -245,15 +331,23 @@ def test_explain_through_the_kernel(kernel: FakeDjprobes) -> None:
 
 
 def test_parse_explanation() -> None:
-    answer = control.parse_explanation(EXPLAIN)
+    answer = parse_explanation(EXPLAIN)
     assert answer.offending == Location(0xFFFFFFFF812C4D67, "vfs_read+0x7")
     assert answer.dcr == bytes.fromhex("415741564155")
     assert answer.relocations == (Relocation(0, "rip"), Relocation(4, "rip"))
     assert answer.message == "something branches into: the bytes"
     assert answer.method is None
+    source = Location(0xFFFFFFFF81999990, "vfs_read.cold+0x12")
+    assert answer.source == Source("branch", source)
+    assert str(answer.source) == "branch 0xffffffff81999990 vfs_read.cold+0x12"
+    assert answer.state is State.BYPASS
+    assert answer.traps == (2, 4)
+    assert answer.text == "e9 xx cc xx cc"
+    assert answer.detour == Detour(0xFFFFFFFFC0201000, b"\x9c\x9d")
+    assert answer.entries == (Entry(0, 0xFFFFFFFFC0201001), Entry(2, 0xFFFFFFFFC0201003))
     assert answer.extra == {"newer": "42"}
     with pytest.raises(ProtocolError):
-        control.parse_explanation("target: x\n")
+        parse_explanation("target: x\n")
 
 
 def test_strategy(kernel: FakeDjprobes) -> None:

@@ -29,8 +29,10 @@ def in_docs() -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_python_has_the_reasons_of_c() -> None:
-    assert [(reason.name, reason.value) for reason in Reason] == [row[:2] for row in in_c()]
+def test_python_has_the_reasons_of_c_word_for_word() -> None:
+    assert [(reason.name, reason.value, reason.sentence, reason.hint) for reason in Reason] == [
+        (name, code, sentence, hint) for name, code, _errno, sentence, hint in in_c()
+    ]
 
 
 def test_the_docs_have_the_reasons_of_c_word_for_word() -> None:
@@ -57,4 +59,5 @@ def test_codes_are_words_of_their_own() -> None:
 
 def test_unknown_codes_are_kept() -> None:
     assert parse_reason("syntax") is Reason.SYNTAX
+    assert f"{Reason.SYNTAX}" == "syntax"
     assert parse_reason("from-the-future") == "from-the-future"
