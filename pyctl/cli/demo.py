@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -13,22 +11,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from pyctl.cli.layout import INDENT, grid, screen, section, svg
 from pyctl.cli.output import Reporter, plain
 from pyctl.demo import GUEST, Ending, Loaded, Part, Setting, passed, run_demo
 from pyctl.verify.bulk import BulkResult
 from pyctl.verify.jumps import Committed
 from pyctl.verify.kerneltext import TextDiff
 from pyctl.verify.paths import PathResult, PathRun
-
-WIDTH = 100
-#: An SVG must not fetch anything from elsewhere.
-FONT_FACE = re.compile(r"@font-face\s*\{[^}]*\}\s*")
-INDENT = (0, 0, 0, 3)
 
 
 def demo(
@@ -56,26 +50,11 @@ def demo(
         good = all(passed(part) for part in parts)
         console.print(verdict(good))
         if picture is not None:
-            picture.write_text(svg(console))
+            picture.write_text(svg(console, title="make demo", name="djp-demo"))
         if as_json:
             sys.stdout.write(json.dumps(document(parts, good), indent=2) + "\n")
         if not good:
             raise typer.Exit(1)
-
-
-def screen(as_json: bool) -> Console:
-    """Where the demo is shown; it remembers all, for the picture."""
-    plain_console = Console()
-    width = min(plain_console.width, WIDTH) if plain_console.is_terminal else WIDTH
-    file = io.StringIO() if as_json else sys.stdout
-    return Console(file=file, record=True, width=width, highlight=False)
-
-
-def svg(console: Console) -> str:
-    """What the console has shown, as a picture that needs nothing from elsewhere."""
-    drawn = console.export_svg(title="make demo", unique_id="djp-demo", clear=False)
-    text = FONT_FACE.sub("", drawn).replace("Fira Code", "monospace")
-    return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
 
 
 def show(part: Part) -> RenderableType:
@@ -229,21 +208,6 @@ def verdict(good: bool) -> Text:
     if good:
         return Text("\nEvery count equal, every byte of kernel text as it was.", style="bold green")
     return Text("\nSomething above is not as it must be.", style="bold red")
-
-
-def section(title: str, body: RenderableType) -> RenderableType:
-    """A title and what belongs to it."""
-    return Group("", Text(title, style="bold cyan"), Padding(Group("", body), INDENT, expand=False))
-
-
-def grid(rows: Sequence[tuple[str, RenderableType]]) -> RenderableType:
-    """Words and what they stand for."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True, min_width=16, style="dim")
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, value)
-    return table
 
 
 def yes(good: bool) -> Text:

@@ -12,12 +12,16 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from pyctl.cli.demo import demo
+from pyctl.cli.explain import explain
+from pyctl.cli.layout import key_table
+from pyctl.cli.options import WHERE_HELP, JsonOption, OnOption, open_host
 from pyctl.cli.output import Reporter
 from pyctl.cli.vm import vm_app
-from pyctl.control import Explanation, ProbeStatus
+from pyctl.control import ProbeStatus
 from pyctl.errors import UsageError
-from pyctl.guest import Guest
+from pyctl.methods import State
 from pyctl.probes import CommitResult, Probes
+from pyctl.reasons import Reason
 from pyctl.workloads import WORKLOADS, WorkloadResult, make_workload
 
 app = typer.Typer(
@@ -28,13 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(vm_app, name="vm")
 app.command()(demo)
-
-WHERE_HELP = "local, user@host[:port], or a guest of `djp vm up`; default: $DJP_ON, or local."
-OnOption = Annotated[str | None, typer.Option("--on", metavar="WHERE", help=WHERE_HELP)]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")
-]
-TargetArgument = Annotated[str, typer.Argument(help="[MODULE:]SYMBOL[+OFFSET] or 0xADDRESS")]
+app.command()(explain)
 
 
 @app.callback()
@@ -96,17 +94,21 @@ def add(
         list[str] | None, typer.Option(help="A name; once for each target, in their order.")
     ] = None,
     commit: Annotated[bool, typer.Option("--commit", help="Commit afterwards.")] = False,
+    method: Annotated[
+        str | None,
+        typer.Option(help="Exactly this one: jump, jump+int3, int3 or kprobe; or refuse."),
+    ] = None,
 ) -> None:
     """Add probes: all of them, or none. They stay until `djp rm`."""
     with Reporter(as_json=as_json) as report, open_host(context, on) as host:
         probes = Probes(host.transport)
-        made = {probe.name for probe in probes.add_many(targets, names=name)}
+        made = {probe.name for probe in probes.add_many(targets, names=name, method=method)}
         done = probes.commit() if commit else None
         rows = [status for status in probes.list() if status.name in made]
         report.result({"probes": rows, "commit": done}, lambda: probe_table(rows))
         if done is not None:
             report.note(commit_line(done))
-        elif not as_json:
+        elif not as_json and any(row.state is State.BYPASS for row in rows):
             report.note("they fire through the int3 now; `djp commit` makes them jumps")
 
 
@@ -183,19 +185,6 @@ def commit(context: typer.Context, on: OnOption = None, as_json: JsonOption = Fa
 
 
 @app.command()
-def explain(
-    context: typer.Context,
-    target: TargetArgument,
-    on: OnOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Can a jump stand at TARGET, and if not, why."""
-    with Reporter(as_json=as_json) as report, open_host(context, on) as host:
-        answer = Probes(host.transport).explain(target)
-        report.result(explanation_document(answer), lambda: explanation_table(answer))
-
-
-@app.command()
 def stats(context: typer.Context, on: OnOption = None, as_json: JsonOption = False) -> None:
     """Counters of the whole module: commits, sites, times, memory."""
     with Reporter(as_json=as_json) as report, open_host(context, on) as host:
@@ -233,14 +222,6 @@ def workload(
             with report.doing(f"running {name} on {host.name}"):
                 done = work.run(host.transport, seconds=seconds, operations=operations)
             report.result(done, lambda: workload_table(done))
-
-
-def open_host(context: typer.Context, on: str | None) -> Guest:
-    """The host that ``--on`` means: of the command, of ``djp`` itself, or $DJP_ON."""
-    where = on or context.obj or "local"
-    if where == "local":
-        return Guest.local()
-    return Guest.ssh(where) if "@" in where else Guest.running(where)
 
 
 def pairs(words: Sequence[str]) -> dict[str, str]:
@@ -283,22 +264,17 @@ def report_some(report: Reporter, probes: Probes, names: Sequence[str]) -> None:
 def probe_table(rows: Sequence[ProbeStatus]) -> RenderableType:
     """A table of probes."""
     table = Table(box=None, pad_edge=False)
-    for title in ("name", "target", "address", "state", "method", "action"):
+    for title in ("name", "target"):
+        table.add_column(title, overflow="fold")
+    for title in ("address", "state", "method", "action"):
         table.add_column(title, no_wrap=True)
     for title in ("hits", "missed"):
         table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("reason", overflow="fold")
     for row in rows:
-        words = (row.name, row.target, f"{row.address:#x}", row.state, row.method, row.action)
-        table.add_row(*words, f"{row.hits:,}", f"{row.missed:,}")
-    return table
-
-
-def key_table(rows: dict[str, Any]) -> RenderableType:
-    """Keys and values."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for key, value in rows.items():
-        word = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
-        table.add_row(key, word)
+        words = (row.name, row.target, f"{row.address:#x}", row.state, row.method or "-")
+        reason = "-" if row.reason == Reason.OK else row.reason
+        table.add_row(*words, row.action, f"{row.hits:,}", f"{row.missed:,}", reason)
     return table
 
 
@@ -315,24 +291,6 @@ def commit_line(done: CommitResult) -> str:
         f"{done.patched} sites patched{late}; the machine stood still for "
         f"{done.stop_ns / 1e6:.2f} ms, the quiescence took {done.quiescence_ns / 1e6:.1f} ms"
     )
-
-
-def explanation_document(answer: Explanation) -> dict[str, Any]:
-    """One flat object; addresses as hexadecimal text, as in the kernel's files."""
-    document = {item.name: getattr(answer, item.name) for item in dataclasses.fields(answer)}
-    extra = document.pop("extra")
-    for key in ("address", "ftrace"):
-        document[key] = None if document[key] is None else f"{document[key]:#x}"
-    document["offending"] = None if answer.offending is None else str(answer.offending)
-    return {**document, **extra}
-
-
-def explanation_table(answer: Explanation) -> RenderableType:
-    """An explanation for people."""
-    rows = explanation_document(answer)
-    rows["dcr"] = answer.dcr.hex(" ")
-    rows["relocations"] = " ".join(f"+{r.offset:#x}:{r.kind}" for r in answer.relocations)
-    return key_table({key: value for key, value in rows.items() if value})
 
 
 if __name__ == "__main__":

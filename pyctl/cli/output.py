@@ -15,8 +15,12 @@ from typing import Any, Self
 
 import typer
 from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from pyctl.errors import DjprobesError
+
+#: Columns of what does not go to a terminal: nothing is cut off in a file or a pipe.
+WIDTH = 200
 
 
 class Reporter:
@@ -26,7 +30,8 @@ class Reporter:
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self._told = False
-        self._out = Console(highlight=False, soft_wrap=True)
+        terminal = sys.stdout.isatty()
+        self._out = Console(highlight=False, soft_wrap=True, width=None if terminal else WIDTH)
         self._err = Console(stderr=True, highlight=False)
 
     def result(
@@ -53,6 +58,28 @@ class Reporter:
             return
         with self._err.status(what) as status:
             yield status.update
+
+    @contextmanager
+    def measuring(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """Show how far something is: a bar on a terminal, a line for every tenth otherwise.
+        The callback takes how much is done, and of how much."""
+        if self._err.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+            with Progress(*columns, TimeElapsedColumn(), console=self._err) as bar:
+                task = bar.add_task(what, total=None)
+                yield lambda done, total: bar.update(task, completed=done, total=total)
+            return
+        self.note(what)
+        told = 0
+
+        def tell(done: int, total: int) -> None:
+            nonlocal told
+            tenth = 10 * done // total if total else 0
+            if tenth > told:
+                told = tenth
+                self.note(f"{what}: {10 * tenth} %")
+
+        yield tell
 
     def __enter__(self) -> Self:
         return self

@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 
 from pyctl.cli import main
 from pyctl.guest import Guest
+from pyctl.methods import Method
 from pyctl.reasons import Reason
 from pyctl.testing import FakeDjprobes
 from pyctl.transport import RecordingTransport
@@ -17,8 +18,9 @@ from pyctl.transport import RecordingTransport
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> FakeDjprobes:
     fake = FakeDjprobes(
-        {"vfs_read": 0xFFFFFFFF81000000, "bad": 0xFFFFFFFF81000100},
+        {"vfs_read": 0xFFFFFFFF81000000, "bad": 0xFFFFFFFF81000100, "slow": 0xFFFFFFFF81000200},
         refused={"bad": Reason.BRANCH_TARGET},
+        methods={"slow": (Method.INT3, Reason.EXTABLE)},
     )
     monkeypatch.setattr(Guest, "local", lambda: Guest("fake", fake))
     monkeypatch.delenv("DJP_ON", raising=False)
@@ -60,6 +62,32 @@ def test_add_and_commit(kernel: FakeDjprobes) -> None:
     assert answer["probes"][0]["state"] == "jump"
 
 
+def test_methods_are_shown_and_can_be_asked_for(kernel: FakeDjprobes) -> None:
+    added = document("add", "vfs_read", "slow")["probes"]
+    assert [(p["method"], p["state"], p["reason"]) for p in added] == [
+        ("jump", "bypass", "ok"),
+        ("int3", "int3", "extable"),
+    ]
+    rows = [" ".join(line.split()) for line in djp("ls").stdout.splitlines()]
+    assert rows[0] == "name target address state method action hits missed reason"
+    assert rows[1].endswith("bypass jump count 0 0 -")
+    assert rows[2].endswith("int3 int3 count 0 0 extable")
+    assert "`djp commit`" in djp("add", "vfs_read+9").stderr
+    asked = djp("add", "vfs_read+9", "--method", "kprobe")
+    assert "kprobe kprobe" in " ".join(asked.stdout.split())
+    assert "commit" not in asked.stderr  # there is nothing to wait for
+    assert document("add", "slow", "--method", "jump", status=1)["error"]["reason"] == "extable"
+    assert "there is no method" in djp("add", "slow", "--method", "hope", status=1).stderr
+
+
+def test_nothing_is_cut_off_in_a_pipe(kernel: FakeDjprobes) -> None:
+    long = "a_rather_long_name_of_a_function_in_the_kernel_that_goes_on"
+    kernel.symbols[long] = 0xFFFFFFFF81000300
+    djp("add", long)
+    assert f"p_{long}_0"[:63] in djp("ls").stdout
+    assert f"{long}+0x5" in djp("ls").stdout
+
+
 def test_a_refusal_teaches(kernel: FakeDjprobes) -> None:
     result = djp("add", "vfs_read", "bad", status=1)
     assert result.stdout == ""
@@ -79,8 +107,8 @@ def test_explain(kernel: FakeDjprobes) -> None:
     )
     assert answer["address"] == "0xffffffff81000105"
     assert answer["offending"].startswith("0xffffffff8100010")
-    assert answer["dcr"] == "41 57 41 56 41 55"
-    assert answer["relocations"] == [{"offset": 2, "kind": "rip"}]
+    assert answer["dcr"]["bytes"] == "41 57 41 56 41 55"
+    assert answer["relocations"] == []
     assert "branch-target" in djp("explain", "bad").stdout
     assert document("explain", "no_such", status=1)["error"]["reason"] == "symbol-not-found"
 

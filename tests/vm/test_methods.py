@@ -121,14 +121,16 @@ def test_an_instruction_that_may_fault_is_left_to_the_kernel(
 
 @pytest.mark.parametrize("method", ["int3", "kprobe"])
 def test_a_method_can_be_asked_for(watched: Guest, probes: Probes, method: str) -> None:
-    lines = [f"p:{name} djp_test:{name} method={method}" for name in FORCED]
+    # Kprobes take no indirect jump through memory.
+    wanted = {k: v for k, v in FORCED.items() if (method, k) != ("kprobe", "djp_test_ijmp_probe")}
+    lines = [f"p:{name} djp_test:{name} method={method}" for name in wanted]
     probes.control.submit(lines)
     assert probes.commit().complete
     rows = {row.name: row for row in probes.list()}
     assert {(row.state, row.method) for row in rows.values()} == {(method, method)}
     call(watched, 200)
     assert {row.name: row.hits for row in probes.list()} == {
-        name: 200 * passes for name, passes in FORCED.items()
+        name: 200 * passes for name, passes in wanted.items()
     }
     stats = probes.stats()
     assert (stats.sites_jump, stats.sites_bypass, stats.deferred) == (0, 0, 0)
