@@ -23,6 +23,10 @@ bootstrap: ## install what is missing: one apt call, one virtual environment
 demo: bootstrap ## boot a stock kernel, probe it under load, show that the counts agree
 	@$(VENV)/djp demo
 
+.PHONY: census
+census: bootstrap ## judge every instruction of a guest's kernel; picture in build/census.svg
+	@$(VENV)/djp census --boot bookworm-cloud --picture build/census.svg
+
 .PHONY: vm-test
 vm-test: bootstrap ## all tests, those in guests too (ARGS= is passed to pytest)
 	@$(PYTEST) tests/unit tests/vm $(ARGS)

@@ -11,6 +11,7 @@ import typer
 from rich.console import RenderableType
 from rich.table import Table
 
+from pyctl.cli.census import census
 from pyctl.cli.demo import demo
 from pyctl.cli.explain import explain
 from pyctl.cli.layout import key_table
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.add_typer(vm_app, name="vm")
 app.command()(demo)
 app.command()(explain)
+app.command()(census)
 
 
 @app.callback()
