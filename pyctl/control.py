@@ -103,6 +103,9 @@ class Stats:
     detour_bytes_retired: int
     detours_reclaimed: int
     recursion_missed: int
+    sites_int3: int
+    sites_kprobe: int
+    detour_bytes_mapped: int
     extra: Mapping[str, int | str] = field(default_factory=dict)
 
 
@@ -224,6 +227,7 @@ def parse_last_error(text: str, *, errno: int, written: str, file: str = "contro
         message=take("message"),
         hint=take("hint"),
         offending=take("offending"),
+        owner=take("owner"),
     )
 
 

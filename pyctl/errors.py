@@ -142,7 +142,8 @@ class ControlError(DjprobesError):
     Attributes (see docs/debugfs.md, ``last_error``): ``errno``; ``written``, the whole
     text of the write; ``line`` and ``column``, counted from 1; ``text``, that line;
     ``token``; ``reason``, a :class:`~pyctl.reasons.Reason`, or the code as a ``str`` when
-    this version does not know it; ``offending``, an address with its symbol.
+    this version does not know it; ``offending``, an address with its symbol; ``owner``,
+    whose the bytes are that stand there (``kprobe``, ``ftrace``, ...).
     What the kernel did not tell is ``None``.
     """
 
@@ -160,6 +161,7 @@ class ControlError(DjprobesError):
         message: str | None = None,
         hint: str | None = None,
         offending: str | None = None,
+        owner: str | None = None,
     ) -> None:
         self.errno = errno
         self.written = written
@@ -170,6 +172,7 @@ class ControlError(DjprobesError):
         self.column = column
         self.reason = reason
         self.offending = offending
+        self.owner = owner
         super().__init__(message or os.strerror(errno), hint=hint)
 
     def __str__(self) -> str:
@@ -187,7 +190,8 @@ class ControlError(DjprobesError):
                 lead = "".join("\t" if c == "\t" else " " for c in self.text[: self.column - 1])
                 parts.append(f"    {lead}^{'~' * (len(self.token or ' ') - 1)}")
         if self.offending:
-            parts.append(f"  offending: {self.offending}")
+            whose = f" (it is {self.owner}'s)" if self.owner else ""
+            parts.append(f"  offending: {self.offending}{whose}")
         if self.hint:
             parts.append(f"  hint: {self.hint}")
         if count > 1:

@@ -66,7 +66,9 @@ part kernel 5500 1000 10 940 30 10 15 5 990 530
 part veth 500 100 2 90 10 0 0 0 100 50
 ns 1500000000
 """
-COMPUTED = {"probes", "sites", "sites_jump", "sites_bypass", "extra"}
+COMPUTED = {
+    *("probes", "sites", "sites_jump", "sites_bypass", "sites_int3", "sites_kprobe", "extra"),
+}
 STATS_ZERO = tuple(item.name for item in fields(Stats) if item.name not in COMPUTED)
 
 
@@ -294,6 +296,8 @@ class FakeDjprobes(RecordingTransport):
             "sites": len({status.address for status in self.table.values()}),
             "sites_jump": states.count("jump"),
             "sites_bypass": states.count("bypass"),
+            "sites_int3": states.count("int3"),
+            "sites_kprobe": states.count("kprobe"),
             **self.counters,
         }
         return "".join(f"{key} {value}\n" for key, value in shown.items())

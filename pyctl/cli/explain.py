@@ -22,7 +22,7 @@ from pyctl.reasons import Reason
 
 VERDICTS = {
     "jump": ("a jump can stand here", "bold green"),
-    "fallback": ("no jump can stand here; it is probed another way", "bold yellow"),
+    "fallback": ("it is probed another way than by a jump", "bold yellow"),
     "refused": ("no probe can stand here", "bold red"),
 }
 METHODS: dict[str | None, str] = {
@@ -42,14 +42,12 @@ STATES: dict[str | None, str] = {
 SOURCES = {
     "branch": "a branch at",
     "call": "a call at",
-    "return": "the return to",
     "jump-label": "a jump label at",
-    "fixup": "the exception table, for",
+    "fixup": "the fixup of the instruction at",
     "symbol": "the symbol",
-    "address": "its address, taken at",
-    "data": "a pointer to it, in data at",
-    "indirect-jump": "an indirect jump at",
-    "kprobe": "a kprobe at",
+    "address": "its address, held by the instruction at",
+    "data": "its address, in data at",
+    "indirect-jump": "an indirect jump, which may go anywhere in its function, at",
 }
 OWN = "dim italic"
 CHANGED = "yellow"

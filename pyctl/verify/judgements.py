@@ -10,6 +10,7 @@ Needs numpy, which the project's ``dev`` extra brings.
 
 from __future__ import annotations
 
+import base64
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,14 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyctl.control import DEBUGFS
-from pyctl.errors import OracleError, ProtocolError, RemoteCommandError
+from pyctl.errors import OracleError, ProtocolError
 from pyctl.methods import Method
 from pyctl.reasons import Reason
-from pyctl.transport import Transport, bootstrap
+from pyctl.transport import Transport
+from pyctl.workloads.base import start_script
 
 SCRIPT = "pyctl.verify.remote.pack"
-#: Seconds, before scaling: all text is judged meanwhile, and a slow link takes its time too.
-READ_SECONDS = 600.0
+LABEL = "djp-judgements"
+#: Seconds, before scaling: the kernel makes a line's worth of records meanwhile.
+LINE_SECONDS = 60.0
 #: The offset that no site has: the record is the beginning of a part.
 PART = 0xFFFFFFFF
 
@@ -88,6 +91,8 @@ class SiteFlag(IntFlag):
     PEER_KPROBE = 4
     #: Mainline would optimise that kprobe into a jump.
     PEER_OPTPROBE = 8
+    #: A probe moves behind the ftrace site here; its region is told of that address only.
+    FTRACE = 16
 
 
 #: Reason codes by their numbers.
@@ -189,21 +194,26 @@ def parse_judgements(data: bytes) -> Judgements:
 def read_judgements(transport: Transport, root: str = DEBUGFS) -> Judgements:
     """Let a host's kernel judge every instruction, and fetch the result, compressed. Takes
     tens of seconds on an emulated guest."""
-    argv = bootstrap.command("djp-judgements", f"{root}/judgements")
-    try:
-        done = transport.run(argv, input=bootstrap.bundle(SCRIPT), timeout=READ_SECONDS)
-    except RemoteCommandError as error:
+    unpacker = zlib.decompressobj()
+    blocks: list[bytes] = []
+    with start_script(transport, LABEL, SCRIPT, (), f"{root}/judgements") as process:
+        try:
+            while (line := process.read_line(LINE_SECONDS)) is not None:
+                blocks.append(unpacker.decompress(base64.b64decode(line, validate=True)))
+        except ValueError as error:  # base64's errors are ValueErrors
+            raise ProtocolError(f"{transport.host}: the judgements said {line!r}") from error
+        except zlib.error as error:
+            raise ProtocolError(f"{transport.host}: the judgements arrived broken") from error
+        status = process.wait()
+        words = process.stderr_tail()
+    if status:
         raise OracleError(
-            f"{transport.host}: can't read the judgements\n"
-            f"{error.stderr.decode(errors='replace').strip()}",
+            f"{transport.host}: can't read the judgements\n{words}".rstrip(),
             hint="it needs root there, and djprobes loaded",
-        ) from error
-    try:
-        return parse_judgements(zlib.decompress(done.stdout))
-    except zlib.error as error:
-        raise ProtocolError(
-            f"{transport.host}: the judgements did not arrive whole: {error}"
-        ) from error
+        )
+    if not unpacker.eof:
+        raise ProtocolError(f"{transport.host}: the judgements did not arrive whole")
+    return parse_judgements(b"".join(blocks))
 
 
 def _parts(sites: NDArray[np.void], heads: NDArray[np.void]) -> Iterator[TextPart]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import struct
 import subprocess
 import zlib
@@ -13,7 +14,7 @@ import pytest
 from pyctl.errors import OracleError, ProtocolError
 from pyctl.methods import Method
 from pyctl.reasons import Reason
-from pyctl.transport import RecordingTransport, bootstrap
+from pyctl.transport import LocalTransport, RecordingTransport, ScriptedProcess, bootstrap
 from pyctl.verify.judgements import (
     REASONS,
     MethodCode,
@@ -81,27 +82,48 @@ def test_a_part_without_sites() -> None:
     assert (len(first), len(second)) == (0, 3)
 
 
+def said(lines: list[str], status: int = 0) -> RecordingTransport:
+    """A host whose script says this."""
+    process = ScriptedProcess(first=lines, status=status)
+    process.ended = True
+    return RecordingTransport(processes={("python3",): lambda: process})
+
+
 def test_it_comes_compressed(tmp_path: Path) -> None:
     """The script that runs on the host, run here over a plain file."""
     file = tmp_path / "judgements"
     rows: list[Row] = [(4 * n, 4, 0, 0, 0, 8, 2, 0, 0, 0) for n in range(50_000)]
     file.write_bytes(part(KERNEL, 200_000, rows))
-    argv = bootstrap.command("x", str(file))
-    packed = subprocess.run(
-        argv, input=bootstrap.bundle("pyctl.verify.remote.pack"), capture_output=True, check=True
-    ).stdout
-    assert len(packed) < file.stat().st_size / 4
-    host = RecordingTransport(results={("python3",): (0, packed)})
-    (read,) = read_judgements(host, str(tmp_path)).parts
+    with LocalTransport() as here:
+        (read,) = read_judgements(here, str(tmp_path)).parts
     assert len(read) == 50_000
-    assert host.log[0].what[-1] == str(file)
+    assert read.offset.tolist() == [row[0] for row in rows]
+    packed = subprocess.run(
+        bootstrap.command("x", str(file)),
+        input=bootstrap.bundle("pyctl.verify.remote.pack"),
+        capture_output=True,
+        check=True,
+    ).stdout
+    assert len(packed) < file.stat().st_size / 3
+    assert packed.count(b"\n") > 1  # as it comes
 
 
-def test_what_goes_wrong_on_the_way() -> None:
-    host = RecordingTransport(results={("python3",): (1, b"")})
-    with pytest.raises(OracleError, match="can't read the judgements"):
-        read_judgements(host)
-    cut = zlib.compress(part(KERNEL, 10, SITES))[:-6]
-    host.results["python3",] = (0, cut)
-    with pytest.raises(ProtocolError, match="did not arrive whole"):
-        read_judgements(host)
+def test_what_goes_wrong_on_the_way(tmp_path: Path) -> None:
+    with (
+        LocalTransport() as here,
+        pytest.raises(OracleError, match=r"can't read the judgements[^$]*FileNotFoundError"),
+    ):
+        read_judgements(here, str(tmp_path))
+    packed = zlib.compress(part(KERNEL, 10, SITES))
+    whole = base64.b64encode(packed).decode()
+    assert len(read_judgements(said([whole]))) == 3
+    for lines, words in (
+        ([base64.b64encode(packed[:-6]).decode()], "did not arrive whole"),
+        ([], "did not arrive whole"),
+        (["Traceback"], "said 'Traceback'"),
+        ([base64.b64encode(b"12345678").decode()], "arrived broken"),
+    ):
+        with pytest.raises(ProtocolError, match=words):
+            read_judgements(said(lines))
+    with pytest.raises(OracleError):
+        read_judgements(said([whole], status=1))

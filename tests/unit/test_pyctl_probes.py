@@ -112,6 +112,8 @@ def test_methods_and_reasons(kernel: FakeDjprobes) -> None:
         for probe in made:
             kernel.hit(probe.name)
         assert probes.commit().patched == 2
+        stats = probes.stats()
+        assert (stats.sites_jump, stats.sites_int3, stats.sites_kprobe) == (2, 1, 1)
         assert [probe.state for probe in made] == ["jump", "jump", "int3", "kprobe"]
         probes.disable(*made)
         probes.enable(*made)
@@ -376,6 +378,14 @@ def test_a_refusal_without_words() -> None:
     error = control.parse_last_error("", errno=errno.EPERM, written="p x\n")
     assert str(error).startswith("the kernel refused the write to control: Operation not perm")
     assert isinstance(control.parse_last_error("???", errno=5, written=""), ControlError)
+
+
+def test_whose_the_bytes_are() -> None:
+    text = "reason: foreign-text\nline: 1\noffending: 0x10 f+0x1\nowner: ftrace\n"
+    error = control.parse_last_error(text, errno=errno.EBUSY, written="-:x\n")
+    assert error.owner == "ftrace"
+    assert "offending: 0x10 f+0x1 (it is ftrace's)" in str(error)
+    assert error.as_dict()["owner"] == "ftrace"
 
 
 def test_a_reason_from_a_newer_module() -> None:
