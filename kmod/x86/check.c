@@ -277,7 +277,12 @@ enum djprobe_method djp_judge(const struct djp_place *place, unsigned long addr,
 	switch (reason) {
 	case DJP_OK:
 		break;
-	case DJP_EXTABLE:
+	/*
+	 * Not an instruction that may fault: when single-stepping faults, kprobes
+	 * forget to leave that state, and the next int3 on this CPU that is not
+	 * theirs, such as ours, is an oops in kprobe_int3_handler() (since
+	 * 6256e668b7af, v5.13).
+	 */
 	case DJP_INSN_BRANCH:
 	case DJP_INSN_CALL:
 	case DJP_INSN_PRIVILEGED:

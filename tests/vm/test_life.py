@@ -173,7 +173,11 @@ def test_a_bad_line_changes_nothing(watched: Guest, probes: Probes) -> None:
         ("p:one vfs_read method=best", "method=best", Reason.NOT_SUPPORTED),
         ("p:one vfs_read method=int3 method=jump", "method=jump", Reason.NOT_SUPPORTED),
         ("p:one vfs_read method=jump+int3", "vfs_read", Reason.OTHER_METHOD),
-        ("p:one djp_test:djp_test_plain method=int3", "djp_test:djp_test_plain", Reason.OTHER_METHOD),
+        (
+            "p:one djp_test:djp_test_plain method=int3",
+            "djp_test:djp_test_plain",
+            Reason.OTHER_METHOD,
+        ),
         (
             "p:one djp_test:djp_test_branch method=jump",
             "djp_test:djp_test_branch",
