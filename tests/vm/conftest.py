@@ -8,6 +8,7 @@ import pytest
 
 from pyctl import Guest, Probes
 from pyctl.module import SOURCE as KMOD
+from pyctl.verify.judgements import Judgements, read_judgements
 from vm import keeper
 from vm.settings import Settings
 from vm.state import guests
@@ -34,6 +35,15 @@ def guest() -> Iterator[Guest]:
     with Guest.boot("bookworm-cloud") as it:
         it.load()
         yield it
+
+
+@pytest.fixture(scope="session")
+def judgements() -> Judgements:
+    """What the module makes of every instruction. All guests of one snapshot have the same
+    text at the same addresses, so one of them is asked."""
+    with Guest.boot("bookworm-cloud") as it:
+        it.load()
+        return read_judgements(it.transport)
 
 
 @pytest.fixture
