@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import struct
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+from pyctl.cli import explain as command
 from pyctl.cli import main
-from pyctl.disassembly import Role, compare, disassemble, references
+from pyctl.disassembly import Role, compare, compare_on, disassemble, references
 from pyctl.errors import ProtocolError, RemoteCommandError
 from pyctl.explanation import Detour, Entry, Explanation, Relocation, parse_explanation
 from pyctl.guest import Guest
@@ -133,6 +137,18 @@ def test_a_loop_is_three_and_padding_none() -> None:
         ("displaced", "int3", [], None),
         ("displaced", "int3", [], None),
     ]
+
+
+def test_what_is_inside_the_detour_is_named_so() -> None:
+    at = PLACE + len(COUNT)
+    moved = b"\xe3\x02\xeb\x05\xe9" + relative(at + 4, 5, BASE + 7)
+    answer = explained("e3 05 0f 1f 00", [moved, b"\x0f\x1f\x00"], [0, 2], {0: "loop"}, True)
+    assert references(answer) == {BASE + 7, BASE + 5}
+    row = compare_on(FakeDjprobes({"f": BASE}), answer).rows[3]
+    assert row.original is not None
+    assert row.original.text == "jrcxz f+0x7"
+    texts = [one.text for one in row.moved]
+    assert texts == ["jrcxz detour+0xf", "jmp detour+0x14", "jmp f+0x7"]
 
 
 def test_no_detour_and_no_region() -> None:
@@ -268,6 +284,22 @@ def test_the_command_says_why_and_what_becomes_of_it(kernel: FakeDjprobes) -> No
     assert "+24 jmp f+0x1e" in lines
     assert "+9 int3 padding" in lines
     assert len(kernel.asked("run")) == 1  # all names in one round trip
+
+
+def test_colours_tell_what_was_changed(kernel: FakeDjprobes) -> None:
+    answer = parse_explanation(REAL)
+    console = Console(file=io.StringIO(), record=True, width=160, force_terminal=True)
+    console.print(command.show(answer, compare_on(kernel, answer)))
+    shown = console.export_html(inline_styles=True)
+    styles: dict[str, str] = {}
+    for style, text in re.findall(r'<span style="([^"]*)">([^<]*?) *</span>', shown):
+        styles[text] = styles.get(text, "") + style
+    assert "color: #800000" in styles["je f+0x19"]  # in the way, on the left,
+    assert "color: #808000" in styles["je f+0x19"]  # and relocated, on the right
+    assert "color: #808000" in styles["call f+0x1e"]
+    assert "color: #808000" in styles["jmp f+0x1e"]
+    assert "font-style: italic" in styles["incq %gs:0x1f2c0"]
+    assert "push %r15" not in styles  # copied: it looks like text
 
 
 def test_the_document(kernel: FakeDjprobes) -> None:
