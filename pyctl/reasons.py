@@ -34,8 +34,7 @@ class Reason(StrEnum):
     SYNTAX = (
         "syntax",
         "this is not a command",
-        "p[:NAME] TARGET [count] [method=METHOD], -:NAME, -*, enable NAME, disable NAME "
-        "or commit",
+        "p[:NAME] TARGET [count] [method=METHOD], -:NAME, -*, enable NAME, disable NAME or commit",
     )
     TOO_LONG = (
         "too-long",
