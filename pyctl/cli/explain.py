@@ -116,7 +116,7 @@ def _facts(answer: Explanation) -> list[tuple[str, RenderableType]]:
         if answer.source is not None:
             kind = SOURCES.get(answer.source.kind, answer.source.kind)
             rows.append(("because of", Text(f"{kind} {answer.source.location or ''}", style="red")))
-        if answer.hint is not None:
+        if answer.hint is not None and not answer.accepted:
             rows.append(("what to do", answer.hint))
     rows.append(("now", STATES.get(answer.state, str(answer.state))))
     if answer.text is not None:

@@ -329,6 +329,8 @@ def test_one_that_can_not_be_and_one_that_is(kernel: FakeDjprobes) -> None:
     assert (told["verdict"], told["method"], told["detour"]) == ("refused", None, None)
     assert told["dcr"]["instructions"][0]["text"] == "push %r15"
     assert "no probe can stand here" in shown("g")
+    assert "see /sys/kernel/debug/kprobes/list" in shown("g")
+    assert "probe the branch's target" not in shown("f+5")  # no need to
     assert "detour" not in shown("g")
     assert json.loads(shown("f", "--json"))["state"] is None
     CliRunner().invoke(main.app, ["add", "f", "--commit"])
