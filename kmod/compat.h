@@ -45,6 +45,7 @@ REQ(bool, within_kprobe_blacklist, (unsigned long addr)) \
 REQ(struct kprobe *, get_kprobe, (void *addr)) \
 OPT(kprobe_opcode_t *, arch_adjust_kprobe_addr, (unsigned long addr, unsigned long offset, bool *on_entry)) \
 OPT(bool, can_boost, (struct insn *insn, void *addr)) \
+OPT(bool, __is_insn_slot_addr, (struct kprobe_insn_cache *c, unsigned long addr)) \
 OPT(unsigned long, recover_probed_instruction, (u8 *buf, unsigned long addr)) \
 REQ(int, kallsyms_lookup_size_offset, (unsigned long addr, unsigned long *size, unsigned long *off)) \
 REQ(int, kallsyms_on_each_symbol, (int (*fn)(void *, const char *, struct module *, unsigned long), void *data)) \
@@ -90,6 +91,7 @@ OPT(char, __x86_indirect_thunk_array) \
 OPT(char, __indirect_thunk_start) \
 OPT(char, __indirect_thunk_end) \
 OPT(struct list_head, kprobe_blacklist) \
+OPT(struct kprobe_insn_cache, kprobe_optinsn_slots) \
 OPT(struct bug_entry, __start___bug_table) \
 OPT(struct bug_entry, __stop___bug_table)
 

@@ -19,10 +19,16 @@
  * not know detours. It says so for a task that was preempted in one, or is in a
  * handler (an exception frame of kernel mode is on the stack), and then the words
  * count.
+ *
+ * A kprobe that was optimised and then removed may have left a task in its buffer,
+ * from where it will jump to text that is ours by now, and that we do not know. So
+ * a task in any buffer of an optimised kprobe counts as one in every JTPR.
  */
 #include <linux/cpumask.h>
 #include <linux/kernel.h>
+#include <linux/kprobes.h>
 #include <linux/ktime.h>
+#include <linux/pgtable.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task_stack.h>
 #include <linux/smp.h>
@@ -38,6 +44,7 @@
  * @high: none is here or above
  * @leader: the CPU that looks at all tasks but the stoppers
  * @found: whether @proof->blocker is taken
+ * @landing: somebody may land in any JTPR
  */
 struct djp_scan {
 	struct djp_proof	*proof;
@@ -45,6 +52,7 @@ struct djp_scan {
 	unsigned long		high;
 	int			leader;
 	atomic_t		found;
+	bool			landing;
 };
 
 static struct djp_danger *djp_danger_at(const struct djp_scan *scan,
@@ -69,6 +77,19 @@ static struct djp_danger *djp_danger_at(const struct djp_scan *scan,
 	return NULL;
 }
 
+/*
+ * Context: the machine is stopped, so the list of buffers does not change: but for
+ * its mutex's holder, who may be in the middle of that. It is an RCU list.
+ */
+static bool djp_in_optprobe(unsigned long addr)
+{
+	/* Where kprobes have their buffers. */
+	if (addr < MODULES_VADDR || addr >= MODULES_END ||
+	    !djp_k.__is_insn_slot_addr || !djp_k.kprobe_optinsn_slots)
+		return false;
+	return djp_k.__is_insn_slot_addr(djp_k.kprobe_optinsn_slots, addr);
+}
+
 /**
  * struct djp_walk - what the unwinder finds of one task
  * @scan: what for
@@ -83,7 +104,7 @@ static bool djp_walk_frame(void *cookie, unsigned long addr)
 {
 	struct djp_walk *walk = cookie;
 
-	if (djp_danger_at(walk->scan, addr))
+	if (djp_danger_at(walk->scan, addr) || djp_in_optprobe(addr))
 		walk->hit = true;
 	return true;
 }
@@ -106,17 +127,22 @@ djp_scan_words(struct djp_scan *scan, struct task_struct *task,
 	const unsigned long *word = (const unsigned long *)ALIGN(sp, 8);
 	struct djp_danger *danger;
 	unsigned long found = 0;
+	bool optprobe;
 
 	for (; (unsigned long)word < top; word++) {
 		unsigned long value = *(const volatile unsigned long *)word;
 
 		danger = djp_danger_at(scan, value);
-		if (!danger)
+		optprobe = !danger && djp_in_optprobe(value);
+		if (!danger && !optprobe)
 			continue;
 		found++;
 		if (!mark)
 			continue;
-		WRITE_ONCE(danger->busy, true);
+		if (danger)
+			WRITE_ONCE(danger->busy, true);
+		else
+			WRITE_ONCE(scan->landing, true);
 		if (!atomic_xchg(&scan->found, 1)) {
 			struct djp_blocker *blocker = &scan->proof->blocker;
 
@@ -220,7 +246,10 @@ int djp_stop_and_scan(struct djp_proof *proof)
 	if (!djp_exiting_complete())
 		return -EAGAIN;
 
-	for (i = 0; i < proof->nr; i++)
+	for (i = 0; i < proof->nr; i++) {
+		if (scan.landing && proof->dangers[i].site)
+			proof->dangers[i].busy = true;
 		proof->nr_busy += proof->dangers[i].busy;
+	}
 	return 0;
 }

@@ -106,7 +106,8 @@ static void djp_hold_stop(void)
 	djp_victim = NULL;
 }
 
-static int djp_hold_start(void)
+/* Where to hold it: 1 is inside the DCR, anything else an address. */
+static int djp_hold_start(unsigned long where)
 {
 	struct perf_event_attr attr;
 	struct task_struct *task;
@@ -132,6 +133,8 @@ static int djp_hold_start(void)
 	attr.bp_addr = (unsigned long)djp_test_victim;
 	OPTIMIZER_HIDE_VAR(attr.bp_addr);
 	attr.bp_addr += DJP_TEST_INSIDE;
+	if (where != 1)
+		attr.bp_addr = where;
 	attr.bp_len = sizeof(long);
 	attr.bp_type = HW_BREAKPOINT_X;
 	djp_hold_bp = register_wide_hw_breakpoint(&attr, djp_hold_hit, NULL);
@@ -148,12 +151,15 @@ static int djp_hold_start(void)
 	return 0;
 }
 
-/* "hold": write 1, and it returns when the victim is held; write 0 to let go. */
+/*
+ * "hold": write 1 or an address that djp_test_victim() passes through, and it
+ * returns when the victim is held; write 0 to let go.
+ */
 static ssize_t djp_hold_write(struct file *file, const char __user *user,
 			      size_t len, loff_t *pos)
 {
-	bool on;
-	int ret = kstrtobool_from_user(user, len, &on);
+	unsigned long on;
+	int ret = kstrtoul_from_user(user, len, 0, &on);
 
 	if (ret)
 		return ret;
@@ -161,7 +167,7 @@ static ssize_t djp_hold_write(struct file *file, const char __user *user,
 	if (on && djp_victim)
 		ret = -EBUSY;
 	else if (on)
-		ret = djp_hold_start();
+		ret = djp_hold_start(on);
 	if (!on || (ret && ret != -EBUSY))
 		djp_hold_stop();
 	mutex_unlock(&djp_hold_mutex);
