@@ -60,8 +60,25 @@ asmlinkage long djp_test_stray_4(long k);
 /* Returns *@p plus 1, or -1 if it can't be read. */
 asmlinkage long djp_test_extable(const u32 *p);
 
+/* entries.S: x plus 3, and twice x plus 31. */
+asmlinkage long djp_test_endbr(long x);
+asmlinkage long djp_test_neighbours(long x);
+asmlinkage long djp_test_out_of_step(long x);
+
 /* patched.c */
 long djp_test_patched(long x);
+long djp_test_entered(long x);
+long djp_test_flipped(long x);
+void djp_test_patched_init(struct dentry *dir);
+
+/* main.c: the functions above by name, and a call that checks its result. */
+int djp_test_find(const char *name);
+const char *djp_test_name(int which);
+long djp_test_check(int which);
+
+/* load.c */
+void djp_test_load_init(struct dentry *dir);
+void djp_test_load_exit(void);
 
 int djp_test_handlers_init(struct dentry *dir);
 void djp_test_handlers_exit(void);

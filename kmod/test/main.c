@@ -96,6 +96,34 @@ static long djp_test_check_extable(void)
 	       (djp_test_extable((const u32 *)PAGE_MASK) + 1);
 }
 
+static long djp_test_check_endbr(void)
+{
+	return djp_test_endbr(39) - 42;
+}
+
+static long djp_test_check_entered(void)
+{
+	return djp_test_entered(39) - 42;
+}
+
+static long djp_test_check_neighbours(void)
+{
+	return djp_test_neighbours(11) - 42;
+}
+
+static long djp_test_check_out_of_step(void)
+{
+	return djp_test_out_of_step(11) - 42;
+}
+
+/* Right is each of the four, whatever the file "flip" is at. */
+static long djp_test_check_flipped(void)
+{
+	long more = djp_test_flipped(0) & ~0x10;
+
+	return more != 1 && more != 2;
+}
+
 /* Each returns 0 if its function did what it should. */
 static const struct {
 	const char *name;
@@ -125,10 +153,61 @@ static const struct {
 	{ "djp_test_stray_3", djp_test_check_stray_3 },
 	{ "djp_test_stray_4", djp_test_check_stray_4 },
 	{ "djp_test_extable", djp_test_check_extable },
+	{ "djp_test_endbr", djp_test_check_endbr },
+	{ "djp_test_entered", djp_test_check_entered },
+	{ "djp_test_neighbours", djp_test_check_neighbours },
+	{ "djp_test_out_of_step", djp_test_check_out_of_step },
+	{ "djp_test_flipped", djp_test_check_flipped },
 };
 
 static unsigned long djp_test_calls[ARRAY_SIZE(djp_test_targets)];
 static unsigned long djp_test_wrong[ARRAY_SIZE(djp_test_targets)];
+
+/**
+ * djp_test_find() - a function of this module's by its name
+ * @name: as it stands in the file "call"
+ *
+ * Return: its number, or -ENOENT.
+ */
+int djp_test_find(const char *name)
+{
+	unsigned int which;
+
+	for (which = 0; which < ARRAY_SIZE(djp_test_targets); which++) {
+		if (!strcmp(name, djp_test_targets[which].name))
+			return which;
+	}
+	return -ENOENT;
+}
+
+/**
+ * djp_test_name() - its name
+ * @which: its number
+ */
+const char *djp_test_name(int which)
+{
+	return djp_test_targets[which].name;
+}
+
+/**
+ * djp_test_check() - call it once
+ * @which: its number
+ *
+ * Return: 0 if it did what it should.
+ */
+long djp_test_check(int which)
+{
+	return djp_test_targets[which].check();
+}
+
+static void djp_test_drive(unsigned int which, unsigned long n)
+{
+	while (n--) {
+		djp_test_calls[which]++;
+		djp_test_wrong[which] += djp_test_check(which) != 0;
+		cond_resched();
+	}
+}
 
 /*
  * "call": write N and each function is called N times and checks itself; or
@@ -140,34 +219,28 @@ static ssize_t djp_test_call_write(struct file *file, const char __user *user,
 	char buf[64] = "";
 	char *number = buf;
 	const char *name;
-	unsigned long n, i;
+	unsigned long n;
 	unsigned int which;
-	bool found = false;
+	int ret;
 
 	if (len >= sizeof(buf))
 		return -EINVAL;
 	if (copy_from_user(buf, user, len))
 		return -EFAULT;
 	name = strsep(&number, " ");
-	if (!number) {
-		number = buf;
-		name = NULL;
+	ret = kstrtoul(strim(number ?: buf), 0, &n);
+	if (ret)
+		return ret;
+	if (number) {
+		ret = djp_test_find(name);
+		if (ret < 0)
+			return ret;
+		djp_test_drive(ret, n);
+		return len;
 	}
-	if (kstrtoul(strim(number), 0, &n))
-		return -EINVAL;
-
-	for (which = 0; which < ARRAY_SIZE(djp_test_targets); which++) {
-		if (name && strcmp(name, djp_test_targets[which].name))
-			continue;
-		found = true;
-		for (i = 0; i < n; i++) {
-			djp_test_calls[which]++;
-			djp_test_wrong[which] +=
-				djp_test_targets[which].check() != 0;
-			cond_resched();
-		}
-	}
-	return found ? len : -ENOENT;
+	for (which = 0; which < ARRAY_SIZE(djp_test_targets); which++)
+		djp_test_drive(which, n);
+	return len;
 }
 
 /* A line for each function: name, calls, wrong results. */
@@ -204,6 +277,8 @@ static int __init djp_test_init(void)
 		return PTR_ERR(djp_test_dir);
 	debugfs_create_file("call", 0600, djp_test_dir, NULL,
 			    &djp_test_call_fops);
+	djp_test_patched_init(djp_test_dir);
+	djp_test_load_init(djp_test_dir);
 	ret = djp_test_handlers_init(djp_test_dir);
 	if (ret)
 		goto err_dir;
@@ -221,6 +296,7 @@ err_dir:
 static void __exit djp_test_exit(void)
 {
 	debugfs_remove_recursive(djp_test_dir);
+	djp_test_load_exit();
 	djp_test_hold_exit();
 	djp_test_handlers_exit();
 }
