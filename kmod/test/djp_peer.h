@@ -14,5 +14,7 @@ void peer_direct_init(struct dentry *dir);
 void peer_direct_exit(void);
 void peer_race_init(struct dentry *dir);
 void peer_race_exit(void);
+void peer_slow_init(struct dentry *dir);
+void peer_slow_exit(void);
 
 #endif /* _DJP_PEER_H */

@@ -76,6 +76,10 @@ int djp_test_find(const char *name);
 const char *djp_test_name(int which);
 long djp_test_check(int which);
 
+/* churn.c */
+void djp_test_churn_init(struct dentry *dir);
+void djp_test_churn_exit(void);
+
 /* load.c */
 void djp_test_load_init(struct dentry *dir);
 void djp_test_load_exit(void);

@@ -11,6 +11,7 @@
 #include <linux/kthread.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/sched.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -36,6 +37,7 @@ static int djp_load_run(void *data)
 {
 	struct djp_load *load = data;
 
+	set_user_nice(current, MAX_NICE);
 	while (!kthread_should_stop()) {
 		if (djp_test_check(load->which))
 			load->wrong++;

@@ -168,6 +168,7 @@ static int __init peer_init(void)
 	debugfs_create_file("kprobe", 0600, peer_dir, NULL, &peer_kprobe_fops);
 	peer_direct_init(peer_dir);
 	peer_race_init(peer_dir);
+	peer_slow_init(peer_dir);
 	return 0;
 }
 
@@ -176,6 +177,7 @@ static void __exit peer_exit(void)
 	unsigned int i;
 
 	debugfs_remove_recursive(peer_dir);
+	peer_slow_exit();
 	peer_race_exit();
 	peer_direct_exit();
 	for (i = 0; i < PEER_KPROBES; i++) {

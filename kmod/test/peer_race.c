@@ -9,6 +9,7 @@
 #include <linux/kthread.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/sched.h>
 #include <linux/seq_file.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
@@ -16,6 +17,7 @@
 #include "djp_peer.h"
 
 #define RACE_THREADS 8
+#define RACE_PAUSES 7	/* 0 to 6 jiffies */
 
 struct peer_race {
 	struct task_struct	*task;
@@ -39,6 +41,7 @@ static int race_count(struct kprobe *kp, struct pt_regs *regs)
 static int race_run(void *data)
 {
 	struct peer_race *race = data;
+	unsigned int turn = 0;
 
 	while (!kthread_should_stop()) {
 		memset(&race->kp, 0, sizeof(race->kp));
@@ -46,11 +49,12 @@ static int race_run(void *data)
 		race->kp.pre_handler = race_count;
 		if (register_kprobe(&race->kp)) {
 			race->refused++;
-			cond_resched();
-			continue;
+		} else {
+			race->accepted++;
+			unregister_kprobe(&race->kp);
 		}
-		race->accepted++;
-		unregister_kprobe(&race->kp);
+		/* Others need a moment without it to begin in. */
+		schedule_timeout_interruptible(turn++ % RACE_PAUSES);
 	}
 	return 0;
 }
