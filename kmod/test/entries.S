@@ -9,7 +9,9 @@
 
 /*
  * long djp_test_endbr(long x): x + 3. An ftrace site behind an endbr64, as the
- * compiler makes it for a kernel that is built for IBT; this one need not be.
+ * compiler makes it for a kernel that is built for IBT. Another kernel takes it
+ * for the site of an overridden weak function (FTRACE_MCOUNT_MAX_OFFSET), and
+ * lets nobody trace it.
  */
 SYM_FUNC_START(djp_test_endbr)
 	.byte	0xf3, 0x0f, 0x1e, 0xfa		/* endbr64 */

@@ -1,27 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * djp_livepatch: replaces two functions of djp_test while it is enabled.
+ * djp_livepatch: replaces djp_test_entered() while it is enabled.
  *
- * The new ones return the same as the old ones, and count their calls: the old
- * bodies, and what is probed in them, are not reached meanwhile.
+ * The new one returns the same as the old one, and counts its calls: the old body,
+ * and what is probed in it, is not reached meanwhile.
  */
 #include <linux/atomic.h>
 #include <linux/kernel.h>
 #include <linux/livepatch.h>
 #include <linux/module.h>
 
-static atomic_long_t entered_calls;
-static atomic_long_t endbr_calls;
+static atomic_long_t livepatch_calls;
 
 static long livepatch_entered(long x)
 {
-	atomic_long_inc(&entered_calls);
-	return x + 3;
-}
-
-static long livepatch_endbr(long x)
-{
-	atomic_long_inc(&endbr_calls);
+	atomic_long_inc(&livepatch_calls);
 	return x + 3;
 }
 
@@ -34,14 +27,11 @@ static const struct kernel_param_ops livepatch_param = {
 	.get = livepatch_get,
 };
 
-module_param_cb(entered, &livepatch_param, &entered_calls, 0400);
-MODULE_PARM_DESC(entered, "Calls of djp_test_entered() that came here");
-module_param_cb(endbr, &livepatch_param, &endbr_calls, 0400);
-MODULE_PARM_DESC(endbr, "Calls of djp_test_endbr() that came here");
+module_param_cb(calls, &livepatch_param, &livepatch_calls, 0400);
+MODULE_PARM_DESC(calls, "Calls of djp_test_entered() that came here");
 
 static struct klp_func livepatch_funcs[] = {
 	{ .old_name = "djp_test_entered", .new_func = livepatch_entered },
-	{ .old_name = "djp_test_endbr", .new_func = livepatch_endbr },
 	{ }
 };
 

@@ -92,13 +92,8 @@ def tell(**facts: object) -> None:
     sys.stdout.flush()
 
 
-def main() -> int:
-    """Answer commands until stdin ends; the kprobes go with the process."""
-    try:
-        counter = Counter(int(sys.argv[-1]))
-    except Exception as error:
-        tell(error=f"{type(error).__name__}: {error}")
-        return 1
+def serve(commands: Any) -> int:  # noqa: ANN401 (its methods are the commands)
+    """Answer commands until stdin ends or one is "quit", which detaches."""
     tell(ready=True)
     while True:
         line = sys.stdin.buffer.readline()
@@ -107,12 +102,22 @@ def main() -> int:
         request = json.loads(line)
         command = request.pop("cmd")
         if command == "quit":
-            counter.detach()
+            commands.detach()
             return 0
         try:
-            tell(**getattr(counter, command)(**request))
+            tell(**getattr(commands, command)(**request))
         except Exception as error:
             tell(error=f"{type(error).__name__}: {error}")
+
+
+def main() -> int:
+    """Answer commands until stdin ends; the kprobes go with the process."""
+    try:
+        counter = Counter(int(sys.argv[-1]))
+    except Exception as error:
+        tell(error=f"{type(error).__name__}: {error}")
+        return 1
+    return serve(counter)
 
 
 if __name__ == "__main__":
