@@ -39,7 +39,6 @@ REQ(int, insn_decode, (struct insn *insn, const void *kaddr, int len, enum insn_
 REQ(const struct exception_table_entry *, search_exception_tables, (unsigned long addr)) \
 REQ(unsigned long, ftrace_location_range, (unsigned long start, unsigned long end)) \
 REQ(unsigned long, ftrace_location, (unsigned long ip)) \
-REQ(int, ftrace_text_reserved, (const void *start, const void *end)) \
 REQ(int, alternatives_text_reserved, (void *start, void *end)) \
 REQ(bool, within_kprobe_blacklist, (unsigned long addr)) \
 REQ(struct kprobe *, get_kprobe, (void *addr)) \

@@ -47,11 +47,13 @@
 #include <linux/rculist.h>
 #include <linux/slab.h>
 #include <linux/sort.h>
+#include <linux/static_call_types.h>
 #include <linux/string.h>
 #include <linux/stringhash.h>
+#include <linux/uaccess.h>
 
 #include "x86/mainline.h"
-#include "x86/x86.h"
+#include "x86/textmap.h"
 
 /* What is known of a byte of the function. */
 #define DJP_FACT_LEN	0x0f	/* of the instruction that starts here; or 0 */
@@ -91,25 +93,38 @@ static unsigned long djp_bug_addr(const struct bug_entry *bug)
 #endif
 }
 
-/* find_bug(), lib/bug.c: those of the kernel, or of the module. */
-static int djp_list_bugs(struct djp_mainline *m)
+/*
+ * jump_label_text_reserved(), static_call_text_reserved(), find_bug(): those of
+ * the kernel, or of the module. Init text is among it, where nobody asks.
+ */
+static int djp_list_taken(struct djp_mainline *m, const struct djp_textmap *map)
 {
-	const struct bug_entry *bug = djp_k.__start___bug_table;
-	unsigned int nr, i;
+	const struct bug_entry *bugs = djp_k.__start___bug_table;
+	unsigned int nr_bugs = djp_k.__stop___bug_table - bugs;
+	const struct module *mod = djp_textmap_mod(map);
+	const struct static_call_site *call;
+	const struct jump_entry *jump;
+	struct djp_tables tables;
+	unsigned int i;
+	size_t nr;
 
-	if (m->mod) {
-		bug = m->mod->bug_table;
-		nr = m->mod->num_bugs;
-	} else {
-		nr = bug ? djp_k.__stop___bug_table - bug : 0;
+	djp_textmap_tables(map, &tables);
+	if (mod) {
+		bugs = mod->bug_table;
+		nr_bugs = mod->num_bugs;
 	}
-	m->bugs = kvcalloc(nr, sizeof(*m->bugs), GFP_KERNEL);
-	if (nr && !m->bugs)
+	nr = (tables.jumps_end - tables.jumps) +
+		(tables.calls_end - tables.calls) + nr_bugs;
+	m->taken = kvcalloc(nr, sizeof(*m->taken), GFP_KERNEL);
+	if (nr && !m->taken)
 		return -ENOMEM;
-	for (i = 0; i < nr; i++)
-		m->bugs[i] = djp_bug_addr(&bug[i]);
-	m->nr_bugs = nr;
-	sort(m->bugs, nr, sizeof(*m->bugs), djp_cmp_addr, NULL);
+	for (jump = tables.jumps; jump < tables.jumps_end; jump++)
+		m->taken[m->nr_taken++] = jump_entry_code(jump);
+	for (call = tables.calls; call < tables.calls_end; call++)
+		m->taken[m->nr_taken++] = djp_static_call_address(call);
+	for (i = 0; i < nr_bugs; i++)
+		m->taken[m->nr_taken++] = djp_bug_addr(&bugs[i]);
+	sort(m->taken, nr, sizeof(*m->taken), djp_cmp_addr, NULL);
 	return 0;
 }
 
@@ -184,40 +199,39 @@ static int djp_list_names(struct djp_mainline *m)
 
 static void djp_mainline_forget(struct djp_mainline *m)
 {
-	kvfree(m->bugs);
+	kvfree(m->taken);
 	kvfree(m->blacklist);
 	kvfree(m->names);
-	m->bugs = NULL;
+	m->taken = NULL;
 	m->blacklist = NULL;
 	m->names = NULL;
-	m->nr_bugs = 0;
+	m->nr_taken = 0;
 	m->nr_blacklist = 0;
 	m->nr_names = 0;
-	m->known = false;
+	m->part = 0;
 }
 
 /* The tables of the kernel, or of the module that an address is in. */
 static int djp_mainline_know(struct djp_mainline *m, unsigned long addr)
 {
-	const struct module *mod;
+	const struct djp_textmap *map = djp_textmap_of(addr);
 	int ret;
 
-	preempt_disable();
-	mod = djp_k.__module_text_address(addr);
-	preempt_enable();
-	if (m->known && m->mod == mod)
+	if (!map)
+		return -ENOMEM;
+	if (m->part == djp_textmap_id(map))
 		return 0;
 
 	/* Modules that came or went have changed the blacklist too. */
 	djp_mainline_forget(m);
-	m->mod = mod;
-	ret = djp_list_bugs(m);
+	ret = djp_list_taken(m, map);
 	if (!ret && djp_k.kprobe_blacklist) {
 		ret = djp_list_blacklist(m);
 		if (!ret)
 			ret = djp_list_names(m);
 	}
-	m->known = !ret;
+	if (!ret)
+		m->part = djp_textmap_id(map);
 	return ret;
 }
 
@@ -383,11 +397,25 @@ static void djp_mainline_insn(struct djp_mainline *m, unsigned long addr,
 		m->facts[target - m->start] |= DJP_FACT_TARGET;
 }
 
+/*
+ * How far an instruction may go on behind the function's end. A module's last
+ * symbol goes on to the end of its text pages, which is all zeros: the last add
+ * can take a byte from the page behind.
+ */
+static unsigned long djp_mainline_limit(const struct djp_mainline *m)
+{
+	unsigned long limit = PAGE_ALIGN(m->end);
+	u8 byte;
+
+	if (get_kernel_nofault(byte, (u8 *)limit))
+		return limit;
+	return limit + MAX_INSN_SIZE;
+}
+
 /* can_probe() and can_optimize(), for all instructions at once. */
 static void djp_mainline_decode(struct djp_mainline *m)
 {
-	/* An instruction may go on behind the end, but not on the next page. */
-	unsigned long limit = PAGE_ALIGN(m->end);
+	unsigned long limit = djp_mainline_limit(m);
 	unsigned long addr = m->start;
 	struct insn insn;
 
@@ -416,32 +444,48 @@ static void djp_mainline_clear(struct djp_mainline *m, unsigned long start,
 		m->facts[addr - m->start] &= ~facts;
 }
 
-/* Text that others patch. */
-static bool djp_is_reserved(const struct djp_mainline *m, unsigned long start,
-			    unsigned long end)
+/* Jump labels, static calls and bug entries. */
+static void djp_mainline_taken(struct djp_mainline *m)
 {
-	void *first = (void *)start, *last = (void *)(end - 1);
-	struct djp_textmap *map = djp_textmap_get(m->mod);
-	unsigned long where;
-	bool reserved;
+	unsigned int low = 0, high = m->nr_taken, mid;
 
-	if (map && djp_textmap_reserved(map, start, end, &where) != DJP_OK)
-		return true;
-	mutex_lock(djp_k.text_mutex);
-	reserved = djp_k.alternatives_text_reserved(first, last);
-	mutex_unlock(djp_k.text_mutex);
-	return reserved;
+	while (low < high) {
+		mid = low + (high - low) / 2;
+		if (m->taken[mid] < m->start)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	for (; low < m->nr_taken && m->taken[low] < m->end; low++)
+		m->facts[m->taken[low] - m->start] &=
+			~(DJP_FACT_PROBE | DJP_FACT_COPY);
 }
 
-static void djp_mainline_reserved(struct djp_mainline *m)
+static bool djp_is_ftrace(unsigned long start, unsigned long end)
 {
-	bool ftrace = djp_k.ftrace_text_reserved((void *)m->start,
-						 (void *)(m->end - 1));
-	bool reserved = djp_is_reserved(m, m->start, m->end);
+	return djp_k.ftrace_location_range(start, end - 1);
+}
+
+/* There are none, if the machine has started with more than one CPU. */
+static bool djp_is_smp_lock(unsigned long start, unsigned long end)
+{
+	bool found;
+
+	mutex_lock(djp_k.text_mutex);
+	found = djp_k.alternatives_text_reserved((void *)start,
+						 (void *)(end - 1));
+	mutex_unlock(djp_k.text_mutex);
+	return found;
+}
+
+static void djp_mainline_patched(struct djp_mainline *m)
+{
+	bool ftrace = djp_is_ftrace(m->start, m->end);
+	bool smp_locks = djp_is_smp_lock(m->start, m->end);
 	unsigned long addr;
 	unsigned int len;
 
-	if (!ftrace && !reserved)
+	if (!ftrace && !smp_locks)
 		return;
 	for (addr = m->start; addr < m->end; addr += len) {
 		u8 *fact = &m->facts[addr - m->start];
@@ -450,14 +494,13 @@ static void djp_mainline_reserved(struct djp_mainline *m)
 		if (!len)
 			break;
 		if (ftrace && len == MCOUNT_INSN_SIZE &&
-		    djp_k.ftrace_text_reserved((void *)addr, (void *)addr))
+		    djp_is_ftrace(addr, addr + 1))
 			*fact &= ~DJP_FACT_COPY;
-		if (!reserved || !(*fact & (DJP_FACT_PROBE | DJP_FACT_COPY)))
+		if (!smp_locks || !djp_is_smp_lock(addr, addr + len))
 			continue;
-		if (djp_is_reserved(m, addr, addr + 1))
-			*fact &= ~(DJP_FACT_PROBE | DJP_FACT_COPY);
-		else if (djp_is_reserved(m, addr, addr + len))
-			*fact &= ~DJP_FACT_COPY;
+		*fact &= ~DJP_FACT_COPY;
+		if (djp_is_smp_lock(addr, addr + 1))
+			*fact &= ~DJP_FACT_PROBE;
 	}
 }
 
@@ -493,21 +536,6 @@ static void djp_mainline_blacklist(struct djp_mainline *m)
 		all = djp_k.within_kprobe_blacklist(m->start);
 	if (all)
 		djp_mainline_clear(m, m->start, m->end, DJP_FACT_PROBE);
-}
-
-static void djp_mainline_bugs(struct djp_mainline *m)
-{
-	unsigned int low = 0, high = m->nr_bugs, mid;
-
-	while (low < high) {
-		mid = low + (high - low) / 2;
-		if (m->bugs[mid] < m->start)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	for (; low < m->nr_bugs && m->bugs[low] < m->end; low++)
-		m->facts[m->bugs[low] - m->start] &= ~DJP_FACT_PROBE;
 }
 
 /* is_cfi_preamble_symbol(), kernel/kprobes.c (de02f2ac5d8c, v6.3) */
@@ -564,9 +592,9 @@ int djp_mainline_enter(struct djp_mainline *m, unsigned long start,
 		return ret;
 
 	djp_mainline_decode(m);
-	djp_mainline_reserved(m);
+	djp_mainline_patched(m);
+	djp_mainline_taken(m);
 	djp_mainline_blacklist(m);
-	djp_mainline_bugs(m);
 	if (djp_is_preamble(m))
 		djp_mainline_clear(m, start, end, DJP_FACT_PROBE);
 	if (djp_k.arch_adjust_kprobe_addr &&

@@ -7,8 +7,6 @@
 
 #include <linux/types.h>
 
-struct module;
-
 /* The same bits as in the flags of a judgement, docs/debugfs.md. */
 #define DJP_PEER_KPROBE		0x04	/* register_kprobe() accepts it */
 #define DJP_PEER_OPTPROBE	0x08	/* and the kprobe becomes a jump */
@@ -20,10 +18,9 @@ struct module;
  * @facts: a byte for each of its bytes, and one more: DJP_FACT_* of mainline.c
  * @size: of @facts, bytes
  * @optimizable: nothing in the function forbids jumps in all of it
- * @mod: the module that the tables below are of, NULL for the kernel
- * @known: the tables are made
- * @bugs: sorted addresses of its entries in the bug table
- * @nr_bugs: how many
+ * @part: the text map that the tables below are of, 0 if they are not made
+ * @taken: sorted addresses of its jump labels, static calls and bug entries
+ * @nr_taken: how many
  * @blacklist: kprobes' blacklist; one entry is two words, first byte and one
  *	behind the last
  * @nr_blacklist: how many entries
@@ -38,10 +35,9 @@ struct djp_mainline {
 	u8			*facts;
 	size_t			size;
 	bool			optimizable;
-	const struct module	*mod;
-	bool			known;
-	unsigned long		*bugs;
-	unsigned int		nr_bugs;
+	unsigned int		part;
+	unsigned long		*taken;
+	unsigned int		nr_taken;
 	unsigned long		(*blacklist)[2];
 	unsigned int		nr_blacklist;
 	u32			*names;
