@@ -88,5 +88,7 @@ int djp_test_handlers_init(struct dentry *dir);
 void djp_test_handlers_exit(void);
 int djp_test_hold_init(struct dentry *dir);
 void djp_test_hold_exit(void);
+int djp_test_peers_init(struct dentry *dir);
+void djp_test_peers_exit(void);
 
 #endif /* _DJP_TEST_H */

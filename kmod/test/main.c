@@ -286,7 +286,12 @@ static int __init djp_test_init(void)
 	ret = djp_test_hold_init(djp_test_dir);
 	if (ret)
 		goto err_handlers;
+	ret = djp_test_peers_init(djp_test_dir);
+	if (ret)
+		goto err_hold;
 	return 0;
+err_hold:
+	djp_test_hold_exit();
 err_handlers:
 	djp_test_handlers_exit();
 err_dir:
@@ -299,6 +304,7 @@ static void __exit djp_test_exit(void)
 	debugfs_remove_recursive(djp_test_dir);
 	djp_test_churn_exit();
 	djp_test_load_exit();
+	djp_test_peers_exit();
 	djp_test_hold_exit();
 	djp_test_handlers_exit();
 }

@@ -15,6 +15,7 @@ from pyctl import Guest, Probes
 from pyctl.errors import DjprobesError
 from pyctl.module import SOURCE as KMOD
 from pyctl.timing import Deadline, attempts
+from pyctl.verify.testmodules import Peers, Targets
 
 pytestmark = pytest.mark.vm
 
@@ -98,6 +99,63 @@ def test_without_the_scan_the_victim_dies(strategy: str) -> None:
         except DjprobesError:
             pass
         assert guest.crashed() or wrong, "the victim went on as if nothing had happened"
+
+
+def hold_in_a_removed_optprobe(guest: Guest) -> Targets:
+    """The victim stands in the buffer of an optimised kprobe that is no more."""
+    targets, peers = Targets(guest), Peers(guest)
+    start = targets.address("djp_test_victim")
+    region = targets.text(start, VICTIM_REGION)
+    peers.add_kprobe(start)
+    assert peers.optimised(start), "the kernel did not optimise the kprobe"
+    jump = targets.text(start, 5)
+    buffer = start + 5 + int.from_bytes(jump[1:], "little", signed=True)
+    code = targets.text(buffer, OPTPROBE_BUFFER)
+    copied = code.index(region[2:])  # the first two bytes may be the saved ones
+    guest.transport.write(HOLD, f"{buffer + copied:#x}".encode())
+    assert state(guest)["held"] == 1
+    peers.remove_kprobe(start)
+    assert targets.text(start, VICTIM_REGION) == region, "the kernel has put its text back"
+    return targets
+
+
+#: Bytes that an optimised kprobe on djp_test_victim displaces; it lands right behind them.
+VICTIM_REGION = 6
+#: More than the kernel's template and six bytes.
+OPTPROBE_BUFFER = 256
+
+
+def test_a_task_in_a_removed_optprobe_is_waited_for() -> None:
+    with own_guest() as guest, guest.probes() as probes:
+        log = guest.kernel_log()
+        hold_in_a_removed_optprobe(guest)
+        # Its landing, +6, is in the JTPR of this one.
+        probe = probes.add(f"{VICTIM}+4", name="behind")
+        result = probes.commit()
+        assert (result.patched, result.deferred) == (0, 1)
+        calls_when_held = state(guest)["calls"]
+        let_go(guest)
+        wait_for_jump(probes, "behind", seconds=60)
+        end = state(guest)
+        assert end["wrong"] == 0
+        assert probe.hits == end["calls"] - calls_when_held
+        log.check()
+
+
+def test_without_the_scan_it_dies() -> None:
+    with own_guest(unsafe="1") as guest:
+        probes = guest.probes()  # not as a context: the guest may be dead when it would end
+        probes.strategy = "none"
+        hold_in_a_removed_optprobe(guest)
+        probes.add(f"{VICTIM}+4")
+        assert probes.commit().complete
+        wrong = 0
+        try:
+            let_go(guest)
+            wrong = state(guest)["wrong"]
+        except DjprobesError:
+            pass
+        assert guest.crashed() or wrong, "it landed in the middle of a jump and went on"
 
 
 def test_unsafe_strategies_are_not_offered(guest: Guest) -> None:
