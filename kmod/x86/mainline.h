@@ -27,7 +27,8 @@
  * @names: sorted hashes of the names of all symbols on the blacklist
  * @nr_names: how many
  *
- * Zeroed before it is first used. All of it belongs to mainline.c.
+ * Zeroed before it is first used. All of it belongs to mainline.c and
+ * mainline_tables.c.
  */
 struct djp_mainline {
 	unsigned long		start;
@@ -44,10 +45,16 @@ struct djp_mainline {
 	unsigned int		nr_names;
 };
 
+/* x86/mainline.c */
 int djp_mainline_enter(struct djp_mainline *m, unsigned long start,
 		       unsigned long end);
 unsigned int djp_mainline_judge(const struct djp_mainline *m,
 				unsigned long addr);
 void djp_mainline_leave(struct djp_mainline *m);
+
+/* x86/mainline_tables.c */
+int djp_mainline_know(struct djp_mainline *m, unsigned long addr);
+bool djp_mainline_listed_by_name(const struct djp_mainline *m);
+void djp_mainline_forget(struct djp_mainline *m);
 
 #endif /* _DJP_MAINLINE_H */
