@@ -268,7 +268,7 @@ def test_rules_and_kernel_agree_on_a_sample(watched: Guest, targets: None) -> No
     answers = list(ask_kernel(transport, sorted(expected)))
     wrong = [
         f"{answer.address:#x} {functions.where(answer.address)}: "
-        f"rules {expected[answer.address].name}, kernel {answer}"
+        f"rules {expected[answer.address].name or 'refuse'}, kernel {answer}"
         for answer in answers
         if answer.flags != expected[answer.address]
     ]
