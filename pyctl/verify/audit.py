@@ -19,10 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pyctl.verify.decoders import INT3, Decoded
-from pyctl.verify.judgements import MethodCode, RelocationCode, TextPart
+from pyctl.verify.decoders import INT3, OTHER, Decoded
+from pyctl.verify.judgements import MethodCode, RelocationCode, SiteFlag, TextPart
 
 JUMP_LEN = 5
+#: A DCR may not reach so far behind the text.
+MARGIN = 32
 #: Methods with a DCR.
 DISPLACING = (MethodCode.JUMP, MethodCode.JUMP_INT3, MethodCode.INT3)
 JUMPS = (MethodCode.JUMP, MethodCode.JUMP_INT3)
@@ -72,12 +74,13 @@ class _Audit:
         self._part = part
         self._decoded = decoded
         self._at = part.offset.astype(np.int64)
-        #: The decoder's row by offset, -1 where it has no instruction; one more for the end,
-        #: and as many as a DCR may reach beyond it.
-        self._row = np.full(size + 2 * JUMP_LEN + 16, -1, np.int64)
+        #: The decoder's row by offset, -1 where it has no instruction.
+        self._row = np.full(size + MARGIN, -1, np.int64)
         self._row[decoded.offset] = np.arange(len(decoded))
         self._rows = self._row[self._at]
         self._known = self._rows >= 0
+        #: Where the record has a DCR of its own.
+        self._here = self._known & (part.flags & SiteFlag.FTRACE == 0)
         inside = targets[(targets >= decoded.text.start) & (targets < decoded.text.end)]
         #: How many branch targets there are before each offset.
         hits = np.zeros(len(self._row) + 1, np.int64)
@@ -88,6 +91,7 @@ class _Audit:
         """Everything."""
         yield from self._boundaries()
         yield from self._instructions()
+        yield from self._behind_ftrace()
         yield from self._regions()
         yield from self._branches()
 
@@ -115,69 +119,86 @@ class _Audit:
         yield from self._compare(
             "relocation", self._known & displaced, part.relocation, decoded.kind[rows]
         )
-        yield from self._compare("displacement", self._known, part.disp, decoded.disp[rows])
+        near = self._known & (decoded.kind[rows] != OTHER)
+        yield from self._compare("displacement", near, part.disp, decoded.disp[rows])
+
+    def _behind_ftrace(self) -> Iterator[Difference]:
+        """A probe at an ftrace site, or at the endbr64 before it, is one behind it."""
+        part = self._part
+        moved = part.flags & SiteFlag.FTRACE > 0
+        sites = np.flatnonzero(moved & self._known)
+        for what in (part.dcr_len, part.nr_insns, part.traps):
+            for n in sites[what[sites] != 0]:
+                yield self._difference("ftrace", n, "a DCR", "none at an ftrace site")
+        record = np.full(len(self._row), -1, np.int64)
+        record[self._at] = np.arange(len(self._at))
+        goal = sites
+        for _ in range(2):
+            following = record[self._at[goal] + part.length[goal]]
+            goal = np.where((goal >= 0) & moved[goal], following, goal)
+        judged = (goal >= 0) & (part.flags[goal] & SiteFlag.PADDING == 0)
+        for n, there in zip(sites[judged], goal[judged], strict=True):
+            mine, theirs = part.method[n], part.method[there]
+            if mine != theirs:
+                yield self._difference("ftrace", n, f"method {mine}", f"{theirs}, as behind it")
 
     def _regions(self) -> Iterator[Difference]:
-        """What a jump, or an int3 for good, displaces."""
+        """What a jump, or an int3 that stays, displaces."""
         part, decoded = self._part, self._decoded
-        single = self._known & (part.method == MethodCode.INT3)
+        single = self._here & (part.method == MethodCode.INT3)
         yield from self._compare("DCR bytes", single, part.dcr_len, decoded.length[self._rows])
         yield from self._compare("DCR instructions", single, part.nr_insns, np.ones_like(self._at))
-        jumps = np.flatnonzero(self._known & np.isin(part.method, JUMPS))
-        length, number, broken = self._extents(jumps)
-        for n in jumps[broken]:
-            yield self._difference("DCR", n, "a jump", "a call inside, or undecodable bytes")
+        jumps = np.flatnonzero(self._here & np.isin(part.method, JUMPS))
+        length, number, wrong = self._extents(jumps)
+        for n in jumps[wrong]:
+            yield self._difference("DCR", n, "a jump", "other code in the way")
         for what, mine, theirs in (
             ("DCR bytes", length, part.dcr_len[jumps]),
             ("DCR instructions", number, part.nr_insns[jumps]),
         ):
-            for n in np.flatnonzero((mine != theirs) & ~broken):
+            for n in np.flatnonzero((mine != theirs) & ~wrong):
                 yield self._difference(what, jumps[n], str(theirs[n]), str(mine[n]))
 
     def _extents(self, sites: Offsets) -> tuple[Offsets, Offsets, Mask]:
         """Bytes and instructions that a jump at each of these records displaces, and whether
-        none can stand there."""
+        it can't: behind a call, and behind what does not go on, control comes in by another
+        way, so there has to be an int3; or, in the second case, padding."""
         decoded, start = self._decoded, self._at[sites]
-        text = np.frombuffer(decoded.text.data + bytes(16), np.uint8)
+        text = np.frombuffer(decoded.text.data + bytes(MARGIN), np.uint8)
+        traps = self._part.traps[sites].astype(np.int64)
         row = self._rows[sites]
-        length = decoded.length[row].copy()
+        length = decoded.length[row]
         number = np.ones_like(length)
-        broken = np.zeros(len(sites), np.bool_)
-        ended = np.isin(decoded.kind[row], ENDING)
+        wrong = np.zeros(len(sites), np.bool_)
         for _ in range(JUMP_LEN):
-            short = (length < JUMP_LEN) & ~broken
+            short = (length < JUMP_LEN) & ~wrong
             at = start + length
-            row = np.where(short & ~ended, self._row[at], row)
-            # Behind the last instruction only padding may follow.
-            pad = short & ended
             follows = self._row[at]
-            nop = (follows >= 0) & decoded.nop[follows]
-            int3 = (follows < 0) & (text[at] == INT3)
-            step = short & ~ended
-            broken |= step & ((row < 0) | self._called(at))
-            broken |= pad & ~nop & ~int3
-            step &= ~broken
-            length[step] += decoded.length[row[step]]
-            number[step] += 1
-            length[pad & nop] += decoded.length[follows[pad & nop]]
-            length[pad & int3] += 1
-            ended |= step & np.isin(decoded.kind[row], ENDING)
-        return length, number, broken | (length < JUMP_LEN)
-
-    def _called(self, at: Offsets) -> Mask:
-        """Whether the instruction before ``at`` is a call, which returns there."""
-        before = np.searchsorted(self._decoded.offset, at) - 1
-        return np.isin(self._decoded.kind[before], CALLS)
+            trap = traps >> length & 1 > 0
+            ended = np.isin(decoded.kind[row], ENDING)
+            called = np.isin(decoded.kind[row], CALLS)
+            padding = short & ended & ~trap
+            nop = padding & (follows >= 0) & decoded.nop[follows]
+            int3 = padding & (follows < 0) & (text[at] == INT3)
+            wrong |= padding & ~nop & ~int3
+            wrong |= short & ~padding & ((follows < 0) | (called & ~trap))
+            length += int3
+            length[nop] += decoded.length[follows[nop]]
+            more = short & ~padding & ~wrong
+            length[more] += decoded.length[follows[more]]
+            number[more] += 1
+            row[more] = follows[more]
+        return length, number, wrong
 
     def _branches(self) -> Iterator[Difference]:
         """Nothing goes into the bytes that a jump covers."""
         part, at = self._part, self._at
-        jump = part.method == MethodCode.JUMP
+        jump = self._here & (part.method == MethodCode.JUMP)
         last = at + part.dcr_len
         into = self._before[last] - self._before[at + 1] > 0
         for n in np.flatnonzero(jump & into):
             yield self._difference("branch", n, "a jump", "a branch into the DCR")
-        caught = part.method == MethodCode.JUMP_INT3
+        caught = self._here & (part.method == MethodCode.JUMP_INT3)
         for k in range(1, JUMP_LEN):
             hit = self._before[at + k + 1] - self._before[at + k] > 0
             trap = part.traps >> k & 1 > 0

@@ -170,6 +170,8 @@ UNUSUAL = re.compile(
     rb"(?:[a-z0-9.]+ +)*?"
     rb"(?:lcall|ljmp|lret|iret|int|ud[0-2]|sys|rsm|vm(?:m?call|gexit|launch|resume|run))"
 )
+#: No instruction: an unknown one, one cut off at the end of a symbol, a prefix by itself.
+NOTHING = re.compile(rb"\(bad\)|\.byte |rex[.A-Z]* *$|(?:[a-z0-9.]+ +)*\(bad\)")
 RIP = re.compile(rb"\(%rip\).*# ([0-9a-f]+)")
 NOP = re.compile(rb"(?:[a-z0-9]+ +)*(?:nop[wl]?\b|xchg +%ax,%ax)")
 SHORT = frozenset({b"jrcxz", b"jecxz"})
@@ -231,7 +233,7 @@ def _read_lines(rows: _Rows, lines: Iterable[bytes], start: int) -> None:
             rip = RIP.search(said) if target is None else None
             goal = target if target is not None else int(rip[1], 16) if rip else end
             add(address - start, length, kind, _signed(goal - end), target is not None, False)
-        elif b"(bad)" in said:
+        elif NOTHING.match(said):
             rows.bad.append(address - start)
         elif UNUSUAL.match(said):
             rip = RIP.search(said)

@@ -15,7 +15,7 @@ from pyctl.errors import OracleError, ProtocolError
 from pyctl.transport import RecordingTransport
 from pyctl.verify.audit import audit
 from pyctl.verify.decoders import OTHER, Decoded, decode_iced, decode_objdump
-from pyctl.verify.judgements import SITE, MethodCode, RelocationCode, TextPart
+from pyctl.verify.judgements import SITE, MethodCode, RelocationCode, SiteFlag, TextPart
 from pyctl.verify.livetext import Text, read_memory, read_text
 from pyctl.verify.remote import livetext
 
@@ -158,6 +158,61 @@ def test_a_wrong_record_is_told(name: str, decode: Decode) -> None:
     assert found[0].symbol == f"function+{offset:#x}"
     assert found[0].decoder == decode(TEXT).decoder
     assert found[0].decoder in str(found[0])
+
+
+@pytest.mark.parametrize(
+    ("traps", "dcr_len", "nr_insns", "what"),
+    [
+        (1 << 2 | 1 << 4, 7, 3, []),
+        (1 << 2, 7, 3, ["DCR"]),  # nothing at the return address
+        (1 << 4, 7, 3, ["DCR"]),  # nothing behind the ret
+        (1 << 2 | 1 << 4, 5, 2, ["DCR bytes", "DCR instructions"]),
+    ],
+)
+def test_control_that_comes_in_behind_a_call_or_a_return(
+    traps: int, dcr_len: int, nr_insns: int, what: list[str], decode: Decode
+) -> None:
+    """call *%rax; ret; an int3; mov %rax,%rbx"""
+    code = bytes.fromhex("ffd0c3cc4889c3")
+    part = TextPart(
+        BASE,
+        len(code),
+        np.array(
+            [
+                (0, 2, CALL_INDIRECT, JUMP_INT3, 0, dcr_len, nr_insns, 0, traps, 0),
+                (2, 1, END, REFUSED, 0, 0, 0, 0, 0, 0),
+                (4, 3, COPY, REFUSED, 0, 0, 0, 0, 0, 0),
+            ],
+            SITE,
+        ),
+    )
+    found = audit([part], [decode(Text(BASE, code, ()))])
+    assert [each.what for each in found] == what
+
+
+def test_a_probe_at_an_ftrace_site_is_one_behind_it(decode: Decode) -> None:
+    """endbr64; the site; a mov that takes a jump"""
+    rows = ("f30f1efa", "0f1f440000", "48c7c005000000")
+    code = b"".join(map(bytes.fromhex, rows))
+
+    def found(method: MethodCode, dcr_len: int) -> list[str]:
+        part = TextPart(
+            BASE,
+            len(code),
+            np.array(
+                [
+                    (0, 4, COPY, JUMP, 0, 0, 0, SiteFlag.FTRACE, 0, 0),
+                    (4, 5, COPY, method, 0, dcr_len, 0, SiteFlag.FTRACE, 0, 0),
+                    (9, 7, COPY, JUMP, 0, 7, 1, 0, 0, 0),
+                ],
+                SITE,
+            ),
+        )
+        return [str(each.what) for each in audit([part], [decode(Text(BASE, code, ()))])]
+
+    assert found(JUMP, 0) == []
+    assert found(INT3, 0) == ["ftrace"]
+    assert found(JUMP, 5) == ["ftrace"]
 
 
 def test_a_jump_is_not_wanted_where_the_text_ends(decode: Decode) -> None:
