@@ -38,12 +38,14 @@ BASES: Mapping[str, int] = {
 }
 REGISTERS: Mapping[str, int] = {**GENERAL, **VECTOR, **BASES}
 
-#: Bits of rflags that a state chooses. TF is not among them: it would end each run at once.
+#: Bits of rflags that a state chooses.
 FLAGS: Mapping[str, int] = {
     "CF": 0, "PF": 2, "AF": 4, "ZF": 6, "SF": 7, "IF": 9, "DF": 10, "OF": 11, "AC": 18, "ID": 21,
 }  # fmt: skip
 #: Always set.
 FLAGS_FIXED = 1 << 1
+#: The CPU single-steps. No state begins so, but popf may find it in memory.
+TRAP_FLAG = 1 << 8
 
 #: CR4: FSGSBASE, OSXSAVE and the two for SSE are set, as in a kernel.
 CR4_BITS = 1 << 16 | 1 << 18 | 1 << 10 | 1 << 9
@@ -52,7 +54,6 @@ EXCEPTIONS: Mapping[int, str] = {
     0: "#DE", 1: "#DB", 3: "#BP", 4: "#OF", 5: "#BR", 6: "#UD", 7: "#NM", 8: "#DF", 10: "#TS",
     11: "#NP", 12: "#SS", 13: "#GP", 14: "#PF", 16: "#MF", 17: "#AC", 19: "#XM",
 }  # fmt: skip
-DEBUG_EXCEPTION = "#DB"
 
 #: ``leaves(address)`` is asked before each instruction: does the run end here?
 Leaves = Callable[[int], bool]
@@ -143,8 +144,9 @@ class Cpu:
         self._forget()
         self._hook()
 
-    def start(self, state: State) -> None:
-        """Take on a state; what earlier runs did is undone."""
+    def start(self, state: State, memory: Mapping[int, int] | None = None) -> None:
+        """Take on a state; what earlier runs did is undone. ``memory`` has bytes that are
+        other than the state's, by their addresses; none among the code."""
         if any(address & -PAGE in self._code_pages for address in self._written):
             self._put_code()
             self._uc.ctl_flush_tb()
@@ -156,6 +158,9 @@ class Cpu:
         self._uc.context_restore(self._fresh)
         self._uc.reg_write_batch([(REGISTERS[n], value) for n, value in state.registers.items()])
         self._uc.reg_write(x86.UC_X86_REG_RFLAGS, state.flags)
+        for address, byte in (memory or {}).items():
+            self._map(address)
+            self._uc.mem_write(address, bytes([byte]))
 
     def run(self, address: int, leaves: Leaves) -> Ending:
         """Run from an address until ``leaves`` says so, or something else ends it."""
@@ -195,6 +200,13 @@ class Cpu:
         for address, data in self._code:
             self._uc.mem_write(address, data)
 
+    def _map(self, address: int) -> None:
+        page = address & -PAGE & MASK
+        if page not in self._data and page not in self._code_pages:
+            self._uc.mem_map(page, PAGE)
+            self._uc.mem_write(page, self._state.page(page))
+            self._data.add(page)
+
     def _hook(self) -> None:
         data = (
             uc_const.UC_HOOK_MEM_READ_UNMAPPED
@@ -211,12 +223,8 @@ class Cpu:
     def _on_missing(
         self, _uc: Uc, _kind: int, address: int, size: int, _value: int, _data: object
     ) -> bool:
-        for at in (address, address + size - 1):
-            page = at & -PAGE & MASK
-            if page not in self._data and page not in self._code_pages:
-                self._uc.mem_map(page, PAGE)
-                self._uc.mem_write(page, self._state.page(page))
-                self._data.add(page)
+        self._map(address)
+        self._map(address + size - 1)
         return True
 
     def _on_write(

@@ -32,7 +32,7 @@ from iced_x86 import (
 )
 
 from pyctl.errors import UsageError
-from pyctl.verify.cpu import DEBUG_EXCEPTION, FLAGS, MASK, Cpu, Ending, State, draw_state
+from pyctl.verify.cpu import FLAGS, MASK, TRAP_FLAG, Cpu, Ending, State, draw_state
 
 #: Random states from which a site is run.
 STATES = 3
@@ -132,6 +132,10 @@ class _Pair:
 
     def __init__(self, site: Site, displaced: Mapping[int, Instruction]) -> None:
         self._site = site
+        self._reads_dead_stack = any(
+            insn.memory_base == Register.RSP and insn.memory_displacement >> 63
+            for insn in displaced.values()
+        )
         self._repeats = {ip for ip, insn in displaced.items() if _repeats(insn)}
         self._original = Cpu([(site.address, site.original), (site.detour, site.code)])
         self._probed = Cpu([(site.address, site.live), (site.detour, site.code)])
@@ -141,11 +145,23 @@ class _Pair:
         """A state from which the original ends, and its end."""
         for _ in range(TRIES):
             state = draw_state(draw, short=bool(self._repeats))
-            self._original.start(state)
+            self._original.start(state, self._dead_stack(state, offset))
             ending = self._original.run(self._site.address + offset, self._leaves_original())
-            if not ending.endless and ending.exception != DEBUG_EXCEPTION:
+            if not ending.endless and not ending.flags & TRAP_FLAG:
                 break
         return state, ending
+
+    def _dead_stack(self, state: State, offset: int) -> Mapping[int, int]:
+        """What the count leaves below the stack pointer, if the original reads there, which
+        an interrupt might have written to as well. A memory barrier is such an instruction:
+        lock addl $0,-4(%rsp)."""
+        if offset or not self._reads_dead_stack:
+            return {}
+        first = self._site.entries[0]
+        self._probed.start(state)
+        counted = self._probed.run(self._site.detour, lambda address: address == first)
+        dead = _below(state)
+        return {at: byte for at, byte in counted.memory.items() if at in dead}
 
     def compare(self, state: State, offset: int, original: Ending) -> Iterator[str]:
         """How the probed site ends otherwise."""
@@ -170,8 +186,7 @@ class _Pair:
             yield "the detour has no counter"
         else:
             yield from _compare_counter(state, counter, 0 if offset else 1, probed)
-        rsp = state.registers["rsp"]
-        own = {at & MASK for at in range(rsp - DEAD_STACK, rsp)}
+        own = _below(state)
         own |= {at & MASK for at in range(counter or 0, (counter or 0) + COUNTER)}
         yield from _compare_memory(original.memory, probed.memory, own)
 
@@ -261,6 +276,12 @@ class _Pair:
                 base = constants.get(insn.memory_base, 0)
                 return (state.registers["gs_base"] + base + insn.memory_displacement) & MASK
         return None
+
+
+def _below(state: State) -> set[int]:
+    """The addresses below the stack pointer at which a detour may leave something."""
+    rsp = state.registers["rsp"]
+    return {at & MASK for at in range(rsp - DEAD_STACK, rsp)}
 
 
 def _compare_registers(original: Ending, probed: Ending) -> Iterator[str]:

@@ -171,6 +171,9 @@ CASES = {
     "division by zero": Case([fixed("31c9"), DIV], [fixed("31c9"), DIV]),
     "flags": Case([fixed("9c58"), ADC], [fixed("9c58"), ADC]),  # pushfq; pop %rax
     "push": Case([fixed("5051"), ADC], [fixed("5051"), ADC]),
+    "popf": Case([fixed("9d")], [fixed("9d")], method="int3"),
+    # lock addl $0,-4(%rsp): the flags depend on the dead stack
+    "barrier": Case([fixed("f0834424fc00")], [fixed("f0834424fc00")]),
     "stac": Case([fixed("0f01cb"), ADC], [fixed("0f01cb"), ADC]),
     "out": Case([fixed("ef"), fixed("ed"), ADC], [fixed("ef"), fixed("ed"), ADC]),
     "sse": Case([fixed("660fefc8"), ADC], [fixed("660fefc8"), ADC]),  # pxor %xmm0,%xmm1
@@ -188,6 +191,10 @@ CASES = {
 }
 
 
+#: Another way to count: push %rax; movabs $slot,%rax; incq %gs:(%rax); pop %rax.
+FAR = bytes.fromhex("5048b8") + struct.pack("<q", 0x7CDF74822007D8) + bytes.fromhex("6548ff0058")
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_right_detour_passes(name: str) -> None:
     verdict = emulate(site(CASES[name]), seed=1, states=20)
@@ -195,6 +202,7 @@ def test_a_right_detour_passes(name: str) -> None:
     assert verdict.same
     assert verdict.runs == 20 * (1 + len(CASES[name].traps))
     assert verdict == emulate(site(CASES[name]), seed=1, states=20)
+    assert emulate(site(CASES[name], action=PUSHFQ + FAR + POPFQ), seed=1).same
 
 
 WRONG: dict[str, tuple[str, Site]] = {
