@@ -72,8 +72,10 @@ void djp_place_find(struct djp_place *place, unsigned long addr,
 		return;
 	place->start = addr - offset;
 	place->end = djp_textmap_clip(place->map, place->start + size);
+	/* Not just any in it, see djp_is_lost_site(). */
 	place->ftrace = djp_k.ftrace_location_range(place->start,
-						    place->end - 1);
+						    place->start +
+						    ENDBR_INSN_SIZE);
 	if (djp_k.within_kprobe_blacklist(addr))
 		place->bar = DJP_BLACKLIST;
 	else if (djp_on_int3_path(addr))
@@ -99,6 +101,16 @@ static enum djp_reason djp_reserved(const struct djp_place *place,
 	return djp_textmap_reserved(place->map, start, end, where);
 }
 
+/*
+ * The ftrace site of a function without a symbol: a weak one that another takes the
+ * place of. It seems to be in the function before it, as padding.
+ */
+static bool djp_is_lost_site(const struct insn *insn, unsigned long addr)
+{
+	return insn->length == MCOUNT_INSN_SIZE && djp_is_nop(insn) &&
+		djp_k.ftrace_location_range(addr, addr);
+}
+
 /* Decode and look at the instruction at @addr, behind those that @dcr has. */
 static enum djp_reason djp_take(const struct djp_place *place,
 				struct djp_dcr *dcr, unsigned long addr,
@@ -122,6 +134,8 @@ static enum djp_reason djp_take(const struct djp_place *place,
 	if (reserved != DJP_OK)
 		return reserved;
 	*where = addr;
+	if (djp_is_lost_site(&insn, addr))
+		return DJP_FTRACE;
 	if (reason == DJP_OK && djp_k.search_exception_tables(addr))
 		return DJP_EXTABLE;
 	return reason;
@@ -141,7 +155,8 @@ static unsigned long djp_skip_padding(const struct djp_place *place,
 	while (addr < dcr->addr + DJP_JMP32_LEN && addr < place->end &&
 	       !djp_textmap_target(place->map, addr, addr + 1)) {
 		len = djp_decode(&insn, addr, place->end);
-		if (len < 0 || !djp_is_nop(&insn))
+		if (len < 0 || !djp_is_nop(&insn) ||
+		    djp_is_lost_site(&insn, addr))
 			break;
 		addr += len;
 	}
