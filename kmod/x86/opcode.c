@@ -170,6 +170,9 @@ enum djp_reason djp_displace(const struct insn *insn, unsigned long addr,
 	d->len = insn->length;
 	if (djp_no_such_opcode(insn))
 		return DJP_UNDECODABLE;
+	/* A ud2 with a signature behind it: Xen and KVM look at where it traps. */
+	if (insn->emulate_prefix_size)
+		return DJP_INSN_TRAP;
 	d->op = insn->prefixes.nbytes + insn->rex_prefix.nbytes;
 	d->target = addr + insn->length + (long)(s32)insn->immediate.value;
 	if (!insn->vex_prefix.nbytes) {
