@@ -70,10 +70,16 @@ static void djp_census_judge(const struct djp_place *place,
 			     struct djp_judgement *j)
 {
 	unsigned long addr = j->addr;
+	struct djp_place behind;
 
 	if (place->ftrace && (addr == place->start || addr == place->ftrace)) {
 		j->flags |= DJP_IS_FTRACE;
 		addr = place->ftrace + MCOUNT_INSN_SIZE;
+	}
+	/* A symbol may begin there: a label in the function. */
+	if (addr >= place->end) {
+		djp_place_find(&behind, addr, djp_textmap_mod(place->map));
+		place = &behind;
 	}
 	djp_judge(place, addr, &j->dcr, &j->verdict);
 	j->flags |= djp_mainline_judge(m, j->addr);
