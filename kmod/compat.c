@@ -15,6 +15,10 @@
 
 #include "compat.h"
 
+/* f3 0f 1e fa */
+#define DJP_ENDBR64	0xfa1e0ff3
+#define DJP_ENDBR64_LEN	4
+
 struct djp_kernel djp_k __ro_after_init;
 
 static const struct {
@@ -46,6 +50,9 @@ static int djp_find_lookup_name(void)
 		       ret);
 		return ret;
 	}
+	/* It goes behind an endbr64, which an indirect call must meet. */
+	if (*(u32 *)(kp.addr - DJP_ENDBR64_LEN) == DJP_ENDBR64)
+		kp.addr -= DJP_ENDBR64_LEN;
 	djp_k.lookup_name = (void *)kp.addr;
 	unregister_kprobe(&kp);
 	return 0;
@@ -99,6 +106,23 @@ void djp_compat_show(struct seq_file *m)
 	for (i = 0; i < ARRAY_SIZE(djp_symbols); i++)
 		seq_printf(m, "symbol %s %s\n", djp_symbols[i].name,
 			   *djp_symbols[i].where ? "yes" : "no");
+}
+
+/**
+ * djp_mutex_owner() - who holds a mutex
+ * @lock: the mutex
+ *
+ * Context: inside an RCU read-side section, which keeps the task's memory.
+ * Return: the task, or NULL. It may have let go meanwhile.
+ */
+struct task_struct *djp_mutex_owner(struct mutex *lock)
+{
+	/* The low bits are flags: kernel/locking/mutex.c, rtmutex_common.h. */
+#ifdef CONFIG_PREEMPT_RT
+	return (void *)((unsigned long)READ_ONCE(lock->rtmutex.owner) & ~1ul);
+#else
+	return (void *)(atomic_long_read(&lock->owner) & ~7ul);
+#endif
 }
 
 /**

@@ -181,6 +181,11 @@ class Reason(StrEnum):
         "a kprobe is here or within reach",
         "see /sys/kernel/debug/kprobes/list",
     )
+    KPROBES_BUSY = (
+        "kprobes-busy",
+        "somebody registers kprobes without pause, or their optimiser waits for a task",
+        "try again",
+    )
     KPROBE_REFUSED = (
         "kprobe-refused",
         "the kernel's own kprobes do not take this address",

@@ -198,7 +198,7 @@ static int djp_jump(void)
 {
 	struct djp_poke *pokes;
 	struct djp_site *site;
-	int nr = 0, i;
+	int nr = 0, busy, i;
 
 	list_for_each_entry(site, &djp_sites, node)
 		nr += djp_awaits_jump(site) && !site->deferred;
@@ -219,10 +219,10 @@ static int djp_jump(void)
 		djp_jump_text(site, site->detour, poke->text);
 		nr++;
 	}
-	djp_poke_all(pokes, nr, false);
+	busy = djp_poke_all(pokes, nr, false);
 	for (i = 0; i < nr; i++) {
 		site = pokes[i].site;
-		if (pokes[i].foreign) {
+		if (busy || pokes[i].foreign) {
 			site->deferred = true;
 			continue;
 		}

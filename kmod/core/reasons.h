@@ -41,6 +41,7 @@ R(JUMP_LABEL, "jump-label", EBUSY, "a jump label would be overwritten", "probe a
 R(STATIC_CALL, "static-call", EBUSY, "a static call would be overwritten", "probe another instruction") \
 R(ALTERNATIVE, "alternative", EBUSY, "text that alternatives still patch would be overwritten", "probe another instruction") \
 R(KPROBE, "kprobe", EBUSY, "a kprobe is here or within reach", "see /sys/kernel/debug/kprobes/list") \
+R(KPROBES_BUSY, "kprobes-busy", EAGAIN, "somebody registers kprobes without pause, or their optimiser waits for a task", "try again") \
 R(KPROBE_REFUSED, "kprobe-refused", EPERM, "the kernel's own kprobes do not take this address", "leave method=kprobe out, or probe another instruction") \
 R(OTHER_METHOD, "other-method", EBUSY, "this address takes, or is probed by, another method", "leave the method out, or ask explain which one it takes") \
 R(OVERLAP, "overlap", EBUSY, "another djprobe's bytes overlap", "probe the same instruction as that probe, or one further away") \

@@ -324,9 +324,17 @@ static int djp_plan_site(struct djp_site *site, struct djp_refusal *refusal)
 	site->next = djp_detour_build(site, refusal);
 	if (refusal->reason != DJP_OK && djp_site_demote(site))
 		site->next = djp_detour_build(site, refusal);
-	if (refusal->reason == DJP_OK && site->next && !site->kprobe &&
-	    site->verdict.method == DJPROBE_KPROBE)
-		djp_kprobe_arm(site, refusal);
+	/* Nor can one be taken out while the optimiser waits, or others register. */
+	if (refusal->reason == DJP_OK && !site->next != !site->kprobe &&
+	    site->verdict.method == DJPROBE_KPROBE) {
+		if (!mutex_trylock(djp_k.kprobe_mutex)) {
+			djp_refuse(refusal, DJP_KPROBES_BUSY, site->dcr.addr);
+		} else {
+			mutex_unlock(djp_k.kprobe_mutex);
+			if (site->next)
+				djp_kprobe_arm(site, refusal);
+		}
+	}
 	if (refusal->reason == DJP_OK)
 		return 0;
 	djp_detour_free(site->next);
@@ -491,6 +499,10 @@ int djp_update_locked(struct djp_update *updates, int nr,
 	int done, i, ret;
 
 	memset(refusal, 0, sizeof(*refusal));
+	/* Before anything waits for the text: is it to be had at all? */
+	if (djp_text_lock())
+		return djp_refuse(refusal, DJP_KPROBES_BUSY, 0);
+	mutex_unlock(djp_k.text_mutex);
 	for (done = 0; done < nr; done++) {
 		refusal->index = done;
 		ret = djp_change(&updates[done], false, refusal);
@@ -504,7 +516,12 @@ int djp_update_locked(struct djp_update *updates, int nr,
 
 	list_for_each_entry(site, &plan.sites, touched)
 		djp_plan_poke(&plan, site);
-	if (djp_poke_all(plan.pokes, plan.nr, true)) {
+	ret = djp_poke_all(plan.pokes, plan.nr, true);
+	if (ret == -EAGAIN) {
+		djp_refuse(refusal, DJP_KPROBES_BUSY, 0);
+		goto undo;
+	}
+	if (ret) {
 		for (i = 0; i < plan.nr && !plan.pokes[i].foreign; i++)
 			;
 		ret = djp_refuse(refusal, DJP_FOREIGN_TEXT, 0);

@@ -129,16 +129,19 @@ SYM_FUNC_START(djp_test_branch)
 SYM_FUNC_END(djp_test_branch)
 
 /*
- * The DCR is 6 bytes, three instructions. Somebody who goes on from
+ * The DCR is 5 bytes, two instructions. Somebody who goes on from
  * djp_test_victim + DJP_TEST_INSIDE when a jump has been written over it executes three
  * bytes of its displacement, and comes back with something else, or not at all.
+ * Kprobes make a jump of a kprobe here: they copy no inc, and no int3 but where
+ * nothing but int3s follows.
  */
 SYM_FUNC_START(djp_test_victim)
-	xorl	%eax, %eax
-	incl	%eax
-	incl	%eax
+	xorl	%eax, %eax		/* 2 bytes */
+	addl	$1, %eax		/* 3 */
+	addl	$1, %eax
 	RET
 SYM_FUNC_END(djp_test_victim)
+	.balign	16, 0xcc
 
 /*
  * One for each kind of relocation. Each returns 0 if all went as it should; the

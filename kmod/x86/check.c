@@ -47,13 +47,25 @@ static void djp_copy_text(struct djp_dcr *dcr)
 	djp_original_text(dcr->addr, dcr->text, dcr->len);
 }
 
+/* A lock prefix that is patched when a second CPU comes. */
+static bool djp_has_smp_lock(unsigned long start, unsigned long end)
+{
+	bool has;
+
+	mutex_lock(djp_k.text_mutex);
+	/* Its end is inclusive. */
+	has = djp_k.alternatives_text_reserved((void *)start, (void *)end - 1);
+	mutex_unlock(djp_k.text_mutex);
+	return has;
+}
+
 /**
  * djp_place_find() - what is known of a function
  * @place: filled in
  * @addr: an address in it
  * @mod: the module that it is in, which may not go meanwhile, or NULL
  *
- * Context: djp_mutex held, may sleep.
+ * Context: djp_mutex held, may sleep, takes text_mutex.
  */
 void djp_place_find(struct djp_place *place, unsigned long addr,
 		    const struct module *mod)
@@ -76,6 +88,7 @@ void djp_place_find(struct djp_place *place, unsigned long addr,
 	place->ftrace = djp_k.ftrace_location_range(place->start,
 						    place->start +
 						    ENDBR_INSN_SIZE);
+	place->smp_locks = djp_has_smp_lock(place->start, place->end);
 	if (djp_k.within_kprobe_blacklist(addr))
 		place->bar = DJP_BLACKLIST;
 	else if (djp_on_int3_path(addr))
@@ -95,8 +108,7 @@ static enum djp_reason djp_reserved(const struct djp_place *place,
 		return DJP_FTRACE;
 	}
 	*where = start;
-	/* Its end is inclusive. */
-	if (djp_k.alternatives_text_reserved((void *)start, (void *)end - 1))
+	if (place->smp_locks && djp_has_smp_lock(start, end))
 		return DJP_ALTERNATIVE;
 	return djp_textmap_reserved(place->map, start, end, where);
 }

@@ -15,6 +15,9 @@
 
 #include "x86/x86.h"
 
+/* How long others may keep us from writing text. */
+#define DJP_TEXT_PATIENCE (2 * HZ)
+
 /**
  * djp_jump_text() - the jump from a site to a detour
  * @site: from
@@ -180,6 +183,54 @@ static void djp_poke_phase(const struct djp_poke *pokes, int nr,
 		djp_text_sync();
 }
 
+/*
+ * Is no kprobe on its way in or out? One is prepared, with a copy of its instruction,
+ * before it can be found: all under kprobe_mutex (register_kprobe(),
+ * kernel/kprobes.c). The optimiser may hold that too, but it knows no kprobe that
+ * we can't find. With text_mutex held the answer stays true: a kprobe is prepared
+ * under that.
+ */
+static bool djp_kprobes_at_rest(void)
+{
+	const struct task_struct *owner;
+	bool at_rest;
+
+	if (mutex_trylock(djp_k.kprobe_mutex)) {
+		mutex_unlock(djp_k.kprobe_mutex);
+		return true;
+	}
+	rcu_read_lock();
+	owner = djp_mutex_owner(djp_k.kprobe_mutex);
+	at_rest = owner && (owner->flags & PF_WQ_WORKER);
+	rcu_read_unlock();
+	return at_rest;
+}
+
+/**
+ * djp_text_lock() - take text_mutex while kprobes are at rest
+ *
+ * Neither mutex is waited for: kprobes' optimiser holds both while it waits for
+ * RCU-tasks (kprobe_optimizer(), kernel/kprobes.c, v6.1).
+ *
+ * Context: may sleep, for up to DJP_TEXT_PATIENCE.
+ * Return: 0, or -EAGAIN without the mutex.
+ */
+int djp_text_lock(void)
+{
+	unsigned long end = jiffies + DJP_TEXT_PATIENCE;
+
+	while (true) {
+		if (mutex_trylock(djp_k.text_mutex)) {
+			if (djp_kprobes_at_rest())
+				return 0;
+			mutex_unlock(djp_k.text_mutex);
+		}
+		if (time_after(jiffies, end))
+			return -EAGAIN;
+		schedule_timeout_uninterruptible(1);
+	}
+}
+
 /**
  * djp_poke_all() - write the text of many sites
  * @pokes: what to write where
@@ -187,20 +238,19 @@ static void djp_poke_phase(const struct djp_poke *pokes, int nr,
  * @all_or_nothing: write nothing if one site does not hold what is expected;
  *	otherwise leave out such sites
  *
- * Sites whose text is not the expected one have @foreign set. No kprobe comes or
- * goes meanwhile, nor is one optimised.
+ * Sites whose text is not the expected one have @foreign set. No kprobe is
+ * prepared or optimised meanwhile.
  *
- * Context: task, djp_mutex held, takes kprobe_mutex and text_mutex. Not under
- * cpus_read_lock().
- * Return: 0, or -EBUSY if nothing was written.
+ * Context: task, djp_mutex held, takes text_mutex. Not under cpus_read_lock().
+ * Return: 0; or, if nothing was written, -EBUSY for foreign text and -EAGAIN if
+ * kprobes do not come to rest.
  */
 int djp_poke_all(struct djp_poke *pokes, int nr, bool all_or_nothing)
 {
-	int ret = 0;
+	int ret = djp_text_lock();
 
-	/* kernel/kprobes.c takes them in this order. */
-	mutex_lock(djp_k.kprobe_mutex);
-	mutex_lock(djp_k.text_mutex);
+	if (ret)
+		return ret;
 	if (djp_poke_verify(pokes, nr) || !all_or_nothing) {
 		djp_poke_phase(pokes, nr, DJP_PUT_INT3);
 		djp_poke_phase(pokes, nr, DJP_PUT_TAIL);
@@ -209,6 +259,5 @@ int djp_poke_all(struct djp_poke *pokes, int nr, bool all_or_nothing)
 		ret = -EBUSY;
 	}
 	mutex_unlock(djp_k.text_mutex);
-	mutex_unlock(djp_k.kprobe_mutex);
 	return ret;
 }

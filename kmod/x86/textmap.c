@@ -175,6 +175,19 @@ static void djp_textmap_free(struct djp_textmap *map)
 	kfree(map);
 }
 
+/*
+ * A module's text is filled up to a page with zeros, which would pass for
+ * instructions. The last one may end in a few zeros of its own.
+ */
+static void djp_trim_zeros(struct djp_textmap *map)
+{
+	unsigned long end = map->end;
+
+	while (end > map->start && !*(u8 *)(end - 1))
+		end--;
+	map->end = min(map->end, ALIGN(end, 16));
+}
+
 static struct djp_textmap *djp_textmap_alloc(const struct module *mod)
 {
 	struct djp_textmap *map = kzalloc(sizeof(*map), GFP_KERNEL);
@@ -185,6 +198,7 @@ static struct djp_textmap *djp_textmap_alloc(const struct module *mod)
 	map->mod = mod;
 	if (mod) {
 		djp_module_text(mod, &map->start, &map->end);
+		djp_trim_zeros(map);
 	} else {
 		map->start = (unsigned long)djp_k._stext;
 		map->end = (unsigned long)djp_k._etext;

@@ -55,6 +55,7 @@ bool djp_is_nop(const struct insn *insn);
  * @start: its first byte
  * @end: one behind its last
  * @ftrace: its ftrace site, or 0
+ * @smp_locks: there are lock prefixes in it that the kernel patches
  * @bar: why nothing can stand anywhere in it, or DJP_OK
  */
 struct djp_place {
@@ -62,6 +63,7 @@ struct djp_place {
 	unsigned long		start;
 	unsigned long		end;
 	unsigned long		ftrace;
+	bool			smp_locks;
 	enum djp_reason		bar;
 };
 
@@ -115,6 +117,7 @@ void djp_jump_text(const struct djp_site *site, const struct djp_detour *detour,
 void djp_bypass_text(const struct djp_site *site, u8 *text);
 void djp_site_text(const struct djp_site *site, u8 *text);
 int djp_poke_all(struct djp_poke *pokes, int nr, bool all_or_nothing);
+int djp_text_lock(void);
 const char *djp_text_owner(const struct djp_poke *poke, unsigned long *addr);
 
 /* x86/trap.c */
