@@ -25,7 +25,7 @@
 #include "djp_peer.h"
 
 /* Who waits for kprobe_mutex meanwhile must not wait for ever. */
-#define SLOW_LIMIT (2 * HZ)
+#define SLOW_LIMIT HZ
 
 extern void slow_trampoline(void *unused);
 asmlinkage __visible void slow_stand_still(void);

@@ -196,7 +196,7 @@ class Peers:
     def begin_slow_kprobe(self, address: int) -> None:
         """Begin to register a kprobe, as far as that its instruction has been copied.
 
-        The kernel ends the wait by itself after two seconds.
+        The kernel ends the wait by itself after a second.
         """
         self._write("slow", f"+{address:#x}")
 

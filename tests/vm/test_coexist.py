@@ -7,7 +7,6 @@ should, and when both are gone the text is as it was.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from errno import EILSEQ, EINVAL
 
 import pytest
@@ -27,10 +26,11 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 #: x + 31, five instructions of four bytes; kmod/test/entries.S. Two are the DCR.
 FUNCTION = "djp_test_neighbours"
 LENGTH = 24
+RACE_SECONDS = 4.0
 IA = 4
 #: Where the kprobe is, from the insertion address.
 PLACES = {"before": -4, "at": 0, "inside": 4, "behind": 8}
-STATES = ("bypass", "jump")
+STATES = ("bypass", "jump", "int3")
 #: Called once for each pwrite of a workload, and by nobody else.
 PWRITE = "__x64_sys_pwrite64"
 REFUSED = {EINVAL, EILSEQ}
@@ -46,6 +46,11 @@ ANSWERS = {
     ("inside", "jump"): REFUSED,
     ("behind", "bypass"): {0},
     ("behind", "jump"): {0},
+    # One instruction is displaced, and its four bytes are all that is ours.
+    ("before", "int3"): {0},
+    ("at", "int3"): REFUSED,
+    ("inside", "int3"): {0},
+    ("behind", "int3"): {0},
 }
 
 
@@ -72,7 +77,7 @@ def answer(peers: Peers, address: int, *, stepped: bool = False) -> int:
 
 
 def probe_in(state: str, probes: Probes, target: str) -> Probe:
-    probe = probes.add(target)
+    probe = probes.add(target, method="int3" if state == "int3" else "jump")
     if state == "jump":
         assert probes.commit().complete
     assert probe.state == state
@@ -84,22 +89,55 @@ def last_error(guest: Guest) -> dict[str, str]:
     return {key: value for key, _, value in (line.partition(": ") for line in lines)}
 
 
-@pytest.mark.parametrize("where", ["before", "at", "inside"])
-@pytest.mark.parametrize("stepped", [False, True])
+@pytest.mark.parametrize("stepped", [False, True], ids=["optimised", "stepped"])
+@pytest.mark.parametrize(
+    ("where", "instead"), [("before", "kprobe"), ("at", "kprobe"), ("inside", "int3")]
+)
 def test_a_kprobe_that_is_there_is_named(
-    watched: Guest, probes: Probes, functions: Targets, peers: Peers, where: str, stepped: bool
+    watched: Guest,
+    probes: Probes,
+    functions: Targets,
+    peers: Peers,
+    where: str,
+    instead: str,
+    stepped: bool,
 ) -> None:
-    """Whether it is an int3 or, optimised, a jump of its own."""
-    address = functions.address(FUNCTION) + IA + PLACES[where]
-    peers.add_kprobe(address, stepped=stepped)
-    assert stepped or peers.optimised(address)
-    with pytest.raises(ControlError) as caught:
-        probes.add(f"djp_test:{FUNCTION}+{IA}")
-    assert caught.value.reason is Reason.KPROBE
-    assert f"{address:#x}" in str(caught.value.offending)
-    assert functions.call(FUNCTION, 50) == 0
-    assert peers.kprobe_hits(address) == 50
-    peers.remove_kprobe(address)
+    """No jump goes over a kprobe, be it an int3 or a jump of its own. What can stand there
+    instead counts beside it, whoever goes first."""
+    start = functions.address(FUNCTION)
+    before = functions.text(start, LENGTH)
+    address = start + IA + PLACES[where]
+    target = f"djp_test:{FUNCTION}+{IA}"
+    for first in ("kprobe", "djprobe"):
+        peers.add_kprobe(address, stepped=stepped)
+        assert stepped or peers.optimised(address)
+
+        with pytest.raises(ControlError) as caught:
+            probes.add(target, method="jump")
+        assert caught.value.reason is Reason.KPROBE
+        assert f"{address:#x}" in str(caught.value.offending)
+        answer = probes.explain(target)
+        assert (answer.method, answer.reason) == (instead, Reason.KPROBE)
+        assert answer.offending is not None
+        assert answer.offending.address == address
+
+        probe = probes.add(target)
+        assert (probe.method, probe.reason) == (instead, Reason.KPROBE)
+        assert probes.commit().complete
+        assert functions.call(FUNCTION, 200) == 0
+        assert (probe.hits, peers.kprobe_hits(address)) == (200, 200)
+        if first == "kprobe":
+            peers.remove_kprobe(address)
+            assert functions.call(FUNCTION, 100) == 0
+            assert probe.hits == 300
+            probe.remove()
+        else:
+            probe.remove()
+            assert functions.call(FUNCTION, 100) == 0
+            assert peers.kprobe_hits(address) == 300
+            peers.remove_kprobe(address)
+        assert functions.call(FUNCTION, 10) == 0
+        assert functions.text(start, LENGTH) == before
 
 
 def test_a_kprobe_out_of_reach_is_no_reason(
@@ -199,32 +237,33 @@ def test_kprobes_find_the_instructions_behind_a_jump(
     assert found() == original
 
 
-@dataclass(frozen=True)
-class Slow:
-    """A kprobe whose registration begins before the probe is made, and ends when the probe
-    is in ``state``."""
-
-    where: str
-    state: str
+@pytest.fixture(scope="module")
+def other_guest() -> Iterator[Guest]:
+    """For tests where somebody executes half a jump when it goes wrong."""
+    with Guest.boot("bookworm-cloud") as it:
+        it.load()
+        yield it
 
 
 @pytest.mark.parametrize(
-    "slow", [Slow(where, state) for where in ("at", "inside") for state in STATES], ids=str
-)
-def test_a_kprobe_that_was_begun_before_us(slow: Slow) -> None:
-    """The kernel has copied the instruction, and nobody can see the kprobe yet.
-
-    A guest of its own: where this goes wrong, somebody executes half a jump.
-    """
-    with Guest.boot("bookworm-cloud") as guest, guest.probes() as probes:
-        functions, peers = Targets(guest), Peers(guest)
-        log = guest.kernel_log()
+    ("where", "state"),
+    [
+        ("before", "bypass"), ("at", "bypass"), ("at", "jump"), ("inside", "bypass"),
+        ("inside", "jump"),
+    ],
+)  # fmt: skip
+def test_a_kprobe_that_was_begun_before_us(other_guest: Guest, where: str, state: str) -> None:
+    """Its registration stands still where the kernel has copied the instruction, and nobody
+    can see the kprobe yet, until our probe is in ``state``."""
+    log = other_guest.kernel_log()
+    with other_guest.probes() as probes:
+        functions, peers = Targets(other_guest), Peers(other_guest)
         start = functions.address(FUNCTION)
         before = functions.text(start, LENGTH)
-        peers.begin_slow_kprobe(start + IA + PLACES[slow.where])
+        peers.begin_slow_kprobe(start + IA + PLACES[where])
         probe: Probe | None
         try:
-            probe = probe_in(slow.state, probes, f"djp_test:{FUNCTION}+{IA}")
+            probe = probe_in(state, probes, f"djp_test:{FUNCTION}+{IA}")
         except ControlError as error:
             assert error.reason in (Reason.KPROBE, Reason.FOREIGN_TEXT)  # noqa: PT017
             probe = None
@@ -239,25 +278,24 @@ def test_a_kprobe_that_was_begun_before_us(slow: Slow) -> None:
             assert probe.hits == 200
             probe.remove()
         assert functions.text(start, LENGTH) == before
-        log.check()
+    log.check()
 
 
 @pytest.mark.parametrize(
-    "offsets", [(IA,), (IA + 4,), (0, IA + 8), (0, IA, IA + 4, IA + 8)], ids=str
+    "offsets", [(0, IA, IA + 8), (0, IA, IA + 4, IA + 8)], ids=["around", "inside"]
 )
-def test_racing_with_kprobes(
-    watched: Guest, functions: Targets, peers: Peers, offsets: tuple[int, ...]
-) -> None:
+def test_racing_with_kprobes(other_guest: Guest, offsets: tuple[int, ...]) -> None:
     """A djprobe and kprobes around it come and go without end, and the function is called."""
+    log = other_guest.kernel_log()
+    functions, peers = Targets(other_guest), Peers(other_guest)
     start = functions.address(FUNCTION)
     before = functions.text(start, LENGTH)
-    addresses = [start + offset for offset in offsets]
     with (
         functions.load(FUNCTION, FUNCTION) as load,
-        peers.race(*addresses),
+        peers.race(*(start + offset for offset in offsets)),
         functions.churn(start + IA),
     ):
-        for _ in attempts(Deadline.after(4)):
+        for _ in attempts(Deadline.after(RACE_SECONDS)):
             pass
     done = functions.churned()
     assert load.wrong == 0
@@ -266,9 +304,10 @@ def test_racing_with_kprobes(
     assert 0 < done.hits <= load.calls(FUNCTION)
     assert functions.call(FUNCTION, 100) == 0
     assert functions.text(start, LENGTH) == before
+    log.check()
 
 
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("state", ["bypass", "jump"])
 def test_jump_labels_and_static_calls_flip_beside_us(
     watched: Guest, probes: Probes, functions: Targets, state: str
 ) -> None:
