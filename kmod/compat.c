@@ -109,23 +109,6 @@ void djp_compat_show(struct seq_file *m)
 }
 
 /**
- * djp_mutex_owner() - who holds a mutex
- * @lock: the mutex
- *
- * Context: inside an RCU read-side section, which keeps the task's memory.
- * Return: the task, or NULL. It may have let go meanwhile.
- */
-struct task_struct *djp_mutex_owner(struct mutex *lock)
-{
-	/* The low bits are flags: kernel/locking/mutex.c, rtmutex_common.h. */
-#ifdef CONFIG_PREEMPT_RT
-	return (void *)((unsigned long)READ_ONCE(lock->rtmutex.owner) & ~1ul);
-#else
-	return (void *)(atomic_long_read(&lock->owner) & ~7ul);
-#endif
-}
-
-/**
  * djp_text_sync() - make every CPU see text that was written before
  *
  * An IPI to all CPUs, each of which serialises. When it returns, no CPU is

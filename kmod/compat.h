@@ -115,7 +115,6 @@ extern struct djp_kernel djp_k;
 int djp_compat_init(void);
 void djp_compat_show(struct seq_file *m);
 
-struct task_struct *djp_mutex_owner(struct mutex *lock);
 void djp_text_sync(void);
 void *djp_exec_alloc(size_t size);
 void djp_exec_free(void *mem, size_t size);

@@ -213,7 +213,7 @@ static int djp_jump(void)
 		if (!djp_awaits_jump(site) || site->deferred)
 			continue;
 		poke->site = site;
-		poke->tail = true;
+		poke->tail = site->dcr.len - 1;
 		poke->first = true;
 		djp_site_text(site, poke->expect);
 		djp_jump_text(site, site->detour, poke->text);

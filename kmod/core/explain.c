@@ -77,8 +77,11 @@ static void djp_explain_detour(struct djp_explanation *x,
 	x->len = min(detour->len, sizeof(x->text));
 	memcpy(x->insns, detour->insns, sizeof(x->insns));
 	memcpy(x->text, (void *)detour->text, x->len);
+	memcpy(x->live, x->dcr.text, x->dcr.len);
 	if (djp_by_jump(site))
-		djp_jump_text(site, detour, x->jump);
+		djp_jump_text(site, detour, x->live);
+	else
+		djp_bypass_text(site, x->live);
 }
 
 /* The detour of a probe that counts, built in earnest and thrown away. */

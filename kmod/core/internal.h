@@ -15,6 +15,7 @@
 
 #define DJP_INT3	0xcc
 #define DJP_JMP32	0xe9
+#define DJP_NOP		0x90
 #define DJP_JMP32_LEN	5
 
 /* A region ends with the instruction that holds its fifth byte. */
@@ -127,12 +128,6 @@ struct djp_dcr {
 	u8		text[DJP_DCR_MAX];
 };
 
-/* The bytes that a site of this region may change. */
-static inline unsigned int djp_written(const struct djp_dcr *dcr)
-{
-	return dcr->len < DJP_JMP32_LEN ? 1 : DJP_JMP32_LEN;
-}
-
 /* Does control never come behind it? */
 static inline bool djp_ends_region(const struct djp_insn *insn)
 {
@@ -233,6 +228,8 @@ enum djp_state {
  * @verdict: how, and why not by a plain jump
  * @strays: one for each bit of @dcr.traps, or NULL
  * @kprobe: for method DJPROBE_KPROBE, while it is in use
+ * @ban: on kprobes' blacklist while a jump, or the bypass to it, is in the text
+ * @banned: it is
  * @state: where it is in its life
  * @detour: what is in the text now; NULL in DJP_NEW
  * @entry: @detour's first instruction, for the int3 handler
@@ -250,6 +247,8 @@ struct djp_site {
 	struct djp_verdict	verdict;
 	struct djp_stray	*strays;
 	struct djp_kprobe	*kprobe;
+	struct kprobe_blacklist_entry ban;
+	bool			banned;
 	enum djp_state		state;
 	struct djp_detour	*detour;
 	unsigned long		entry;
@@ -357,7 +356,7 @@ void djp_module_gone(const struct module *mod);
  * @verdict: what can stand there
  * @source: what makes @verdict.offending a branch target
  * @state: "-" if it is not probed
- * @jump: the bytes that a jump writes; all 0 if there is none
+ * @live: what is in the text of the DCR once a detour is in use
  * @detour: where the detour is, or would be; 0 if there is none
  * @len: its length
  * @insns: where each displaced instruction begins in it
@@ -370,7 +369,7 @@ struct djp_explanation {
 	struct djp_verdict	verdict;
 	struct djp_source	source;
 	const char		*state;
-	u8			jump[DJP_JMP32_LEN];
+	u8			live[DJP_DCR_MAX];
 	unsigned long		detour;
 	size_t			len;
 	u16			insns[DJP_JMP32_LEN];

@@ -37,9 +37,12 @@ static int __init djp_init(void)
 	ret = djp_strategy_init();
 	if (ret)
 		return ret;
-	ret = djp_textmap_init();
+	ret = djp_patch_init();
 	if (ret)
 		return ret;
+	ret = djp_textmap_init();
+	if (ret)
+		goto err_patch;
 	ret = djp_int3_path_init();
 	if (ret)
 		goto err_textmap;
@@ -68,6 +71,8 @@ err_int3_path:
 	djp_int3_path_exit();
 err_textmap:
 	djp_textmap_exit();
+err_patch:
+	djp_patch_exit();
 	return ret;
 }
 
@@ -84,6 +89,7 @@ static void __exit djp_exit(void)
 	djp_exiting_exit();
 	djp_int3_path_exit();
 	djp_textmap_exit();
+	djp_patch_exit();
 	djp_slots_exit();
 	djp_counters_exit();
 	/* Freed sites. */

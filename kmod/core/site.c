@@ -94,14 +94,13 @@ void djp_original_text(unsigned long addr, u8 *buf, unsigned int len)
 
 	if (list_empty(&djp_sites))	/* the kernel's map is being made */
 		return;
-	/* Bytes behind the jump are never written. */
-	for (a = addr - DJP_JMP32_LEN + 1; a < addr + len; a++) {
+	for (a = addr - DJP_DCR_MAX + 1; a < addr + len; a++) {
 		unsigned int i;
 
 		site = djp_site_find(a);
 		if (!site || site->verdict.method == DJPROBE_KPROBE)
 			continue;
-		for (i = 0; i < djp_written(&site->dcr); i++) {
+		for (i = 0; i < site->dcr.len; i++) {
 			if (a + i >= addr && a + i < addr + len)
 				buf[a + i - addr] = site->dcr.text[i];
 		}
@@ -370,23 +369,33 @@ static void djp_plan_poke(struct djp_plan *plan, struct djp_site *site)
 		return;
 	poke->site = site;
 	djp_site_text(site, poke->expect);
-	memcpy(poke->text, site->dcr.text, DJP_JMP32_LEN);
+	memcpy(poke->text, site->dcr.text, site->dcr.len);
 
 	switch (site->state) {
 	case DJP_NEW:
 		/* Nothing reads them before the int3s are there. */
 		WRITE_ONCE(site->entry, site->next ? site->next->text : 0);
 		djp_strays_enter(site, site->next);
-		poke->int3 = site->next;
+		if (!site->next)
+			return;
+		djp_bypass_text(site, poke->text);
+		poke->int3 = true;
+		poke->tail = site->dcr.insns[0].len - 1;
+		poke->ban = true;
 		break;
 	case DJP_BYPASS:
 		/* With a new detour, the int3 handler only needs to know it. */
-		poke->first = !site->next;
+		if (site->next)
+			return;
+		poke->tail = site->dcr.insns[0].len - 1;
+		poke->first = true;
+		poke->unban = true;
 		break;
 	case DJP_JUMP:
 		poke->int3 = true;
-		poke->tail = true;
+		poke->tail = site->dcr.len - 1;
 		poke->first = true;
+		poke->unban = !site->next;
 		/* A jump to the new detour has its traps at the same bytes. */
 		if (site->next)
 			djp_jump_text(site, site->next, poke->text);
@@ -500,9 +509,8 @@ int djp_update_locked(struct djp_update *updates, int nr,
 
 	memset(refusal, 0, sizeof(*refusal));
 	/* Before anything waits for the text: is it to be had at all? */
-	if (djp_text_lock())
+	if (djp_poke_all(NULL, 0, true))
 		return djp_refuse(refusal, DJP_KPROBES_BUSY, 0);
-	mutex_unlock(djp_k.text_mutex);
 	for (done = 0; done < nr; done++) {
 		refusal->index = done;
 		ret = djp_change(&updates[done], false, refusal);
@@ -517,8 +525,9 @@ int djp_update_locked(struct djp_update *updates, int nr,
 	list_for_each_entry(site, &plan.sites, touched)
 		djp_plan_poke(&plan, site);
 	ret = djp_poke_all(plan.pokes, plan.nr, true);
-	if (ret == -EAGAIN) {
-		djp_refuse(refusal, DJP_KPROBES_BUSY, 0);
+	if (ret && ret != -EBUSY) {
+		ret = djp_refuse(refusal, ret == -EAGAIN ? DJP_KPROBES_BUSY :
+				 DJP_NO_MEMORY, 0);
 		goto undo;
 	}
 	if (ret) {
@@ -572,6 +581,7 @@ void djp_module_gone(const struct module *mod)
 		/* If others have patched it too, the text goes all the same. */
 		if (plan.nr)
 			djp_poke_all(&one, plan.nr, true);
+		djp_site_unban(site);
 		list_for_each_entry(p, &site->probes, site_node)
 			p->flags |= DJPROBE_FLAG_GONE;
 	}

@@ -88,18 +88,13 @@ static void djp_show_source(struct seq_file *m, const struct djp_source *source)
 static void djp_show_detour(struct seq_file *m, const struct djp_explanation *x)
 {
 	unsigned long traps = x->dcr.traps;
-	enum djprobe_method method = x->verdict.method;
 	unsigned int i, k;
 
 	seq_puts(m, traps ? "traps:" : "traps: none");
 	for_each_set_bit(k, &traps, DJP_JMP32_LEN)
 		seq_printf(m, " +%u", k);
 	seq_putc(m, '\n');
-	if (method == DJPROBE_JUMP || method == DJPROBE_JUMP_INT3)
-		djp_show_bytes(m, "text", x->jump, x->detour ? sizeof(x->jump) : 0);
-	else
-		seq_printf(m, "text: %s\n",
-			   method == DJPROBE_INT3 ? "cc" : "-");
+	djp_show_bytes(m, "text", x->live, x->detour ? x->dcr.len : 0);
 	if (!x->detour) {
 		seq_puts(m, "detour: -\nentries: -\n");
 		return;

@@ -89,7 +89,8 @@ void djp_place_find(struct djp_place *place, unsigned long addr,
 						    place->start +
 						    ENDBR_INSN_SIZE);
 	place->smp_locks = djp_has_smp_lock(place->start, place->end);
-	if (djp_k.within_kprobe_blacklist(addr))
+	/* Our own sites are on it, too. */
+	if (djp_k.within_kprobe_blacklist(addr) && !djp_site_overlap(addr, 1))
 		place->bar = DJP_BLACKLIST;
 	else if (djp_on_int3_path(addr))
 		place->bar = DJP_INT3_PATH;
@@ -322,8 +323,16 @@ enum djprobe_method djp_judge(const struct djp_place *place, unsigned long addr,
 	return method;
 }
 
-/* The first kprobe in a range, or 0. One on an ftrace site writes nothing but that. */
-static unsigned long djp_kprobe_in(unsigned long start, unsigned long end)
+/**
+ * djp_kprobe_in() - the first kprobe in a range
+ * @start: first address
+ * @end: one behind the last
+ *
+ * One on an ftrace site does not count: it writes nothing but that.
+ *
+ * Return: its address, or 0.
+ */
+unsigned long djp_kprobe_in(unsigned long start, unsigned long end)
 {
 	unsigned long found = 0;
 	unsigned long addr;

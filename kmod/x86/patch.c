@@ -7,22 +7,28 @@
  * text_poke_bp() (arch/x86/kernel/alternative.c), which can't be used: it knows
  * only jumps, calls and nops, and BUG()s on the instructions that we put back.
  */
+#include <linux/completion.h>
 #include <linux/ftrace.h>
 #include <linux/memory.h>
 #include <linux/mutex.h>
 #include <linux/sched.h>
+#include <linux/slab.h>
 #include <linux/string.h>
+#include <linux/workqueue.h>
 
 #include "x86/x86.h"
 
 /* How long others may keep us from writing text. */
-#define DJP_TEXT_PATIENCE (2 * HZ)
+#define DJP_TEXT_PATIENCE (5 * HZ)
 
 /**
  * djp_jump_text() - the jump from a site to a detour
  * @site: from
  * @detour: to; in reach, djp_detour_build() saw to that
- * @text: DJP_JMP32_LEN bytes
+ * @text: site->dcr.len bytes
+ *
+ * Behind the jump, what is left of the last instruction becomes nops: kprobes
+ * decode a function from its start, and would be out of step behind us.
  */
 void djp_jump_text(const struct djp_site *site, const struct djp_detour *detour,
 		   u8 *text)
@@ -31,12 +37,16 @@ void djp_jump_text(const struct djp_site *site, const struct djp_detour *detour,
 
 	text[0] = DJP_JMP32;
 	memcpy(text + 1, &rel, sizeof(rel));
+	memset(text + DJP_JMP32_LEN, DJP_NOP, site->dcr.len - DJP_JMP32_LEN);
 }
 
 /**
- * djp_bypass_text() - the int3s of a site in bypass, in its original text
+ * djp_bypass_text() - make a site's original text that in bypass
  * @site: the site
- * @text: djp_written() bytes, or more up to site->dcr.len
+ * @text: site->dcr.len bytes
+ *
+ * Int3s; and nops for the rest of the first instruction. Once the int3 was seen by
+ * all CPUs nobody executes that: tasks stand at instructions, not in them.
  */
 void djp_bypass_text(const struct djp_site *site, u8 *text)
 {
@@ -44,6 +54,7 @@ void djp_bypass_text(const struct djp_site *site, u8 *text)
 	unsigned int k;
 
 	text[0] = DJP_INT3;
+	memset(text + 1, DJP_NOP, site->dcr.insns[0].len - 1);
 	for_each_set_bit(k, &traps, DJP_JMP32_LEN)
 		text[k] = DJP_INT3;
 }
@@ -65,6 +76,19 @@ void djp_site_text(const struct djp_site *site, u8 *text)
 }
 
 /*
+ * A kprobe in the way of a site. One before a new site may yet be optimised, and then
+ * displaces text of ours; behind an int3 or a jump of ours none is.
+ */
+static unsigned long djp_kprobe_on(const struct djp_site *site)
+{
+	unsigned long addr = site->dcr.addr;
+
+	if (site->state == DJP_NEW)
+		return djp_kprobe_near(addr, site->dcr.len);
+	return djp_kprobe_in(addr, addr + site->dcr.len);
+}
+
+/*
  * Is the text what it must be, and no kprobe about to change it? A kprobe writes
  * an int3 too: over one of ours it can't be seen in the text.
  */
@@ -78,7 +102,7 @@ static bool djp_poke_verify(struct djp_poke *pokes, int nr)
 		const struct djp_dcr *dcr = &p->site->dcr;
 
 		p->foreign = memcmp((void *)dcr->addr, p->expect, dcr->len) ||
-			djp_kprobe_near(dcr->addr, djp_written(dcr));
+			djp_kprobe_on(p->site);
 		if (p->foreign)
 			ok = false;
 	}
@@ -99,7 +123,7 @@ const char *djp_text_owner(const struct djp_poke *poke, unsigned long *addr)
 	unsigned long where;
 	unsigned int i;
 
-	*addr = djp_kprobe_near(dcr->addr, djp_written(dcr));
+	*addr = djp_kprobe_on(poke->site);
 	if (*addr)
 		return "kprobe";
 	for (i = 0; i < dcr->len - 1; i++) {
@@ -146,14 +170,13 @@ static void djp_put_starts(const struct djp_poke *p, bool int3)
 static void djp_put_tail(const struct djp_poke *p)
 {
 	unsigned long traps = p->site->dcr.traps;
-	u8 tail[DJP_JMP32_LEN];
+	u8 tail[DJP_DCR_MAX];
 	unsigned int k;
 
 	memcpy(tail, p->text, sizeof(tail));
 	for_each_set_bit(k, &traps, DJP_JMP32_LEN)
 		tail[k] = DJP_INT3;
-	djp_k.text_poke((u8 *)p->site->dcr.addr + 1, tail + 1,
-			sizeof(tail) - 1);
+	djp_k.text_poke((u8 *)p->site->dcr.addr + 1, tail + 1, p->tail);
 }
 
 /* One phase at all sites, then one IPI to all CPUs. */
@@ -184,80 +207,178 @@ static void djp_poke_phase(const struct djp_poke *pokes, int nr,
 }
 
 /*
- * Is no kprobe on its way in or out? One is prepared, with a copy of its instruction,
- * before it can be found: all under kprobe_mutex (register_kprobe(),
- * kernel/kprobes.c). The optimiser may hold that too, but it knows no kprobe that
- * we can't find. With text_mutex held the answer stays true: a kprobe is prepared
- * under that.
+ * While a site is in bypass its text behind the first instruction is the original,
+ * and kprobes would accept one there. It would never be hit, for the detour goes on
+ * behind the DCR; and once optimised, that would be in the middle of its jump.
  */
-static bool djp_kprobes_at_rest(void)
+static void djp_ban_kprobes(const struct djp_poke *pokes, int nr)
 {
-	const struct task_struct *owner;
-	bool at_rest;
+	int i;
 
-	if (mutex_trylock(djp_k.kprobe_mutex)) {
-		mutex_unlock(djp_k.kprobe_mutex);
-		return true;
+	for (i = 0; i < nr; i++) {
+		struct djp_site *site = pokes[i].site;
+
+		if (!pokes[i].ban || pokes[i].foreign || !djp_by_jump(site) ||
+		    !djp_k.kprobe_blacklist)
+			continue;
+		site->ban.start_addr = site->dcr.addr + 1;
+		site->ban.end_addr = site->dcr.addr + site->dcr.len;
+		list_add_tail_rcu(&site->ban.list, djp_k.kprobe_blacklist);
+		site->banned = true;
 	}
-	rcu_read_lock();
-	owner = djp_mutex_owner(djp_k.kprobe_mutex);
-	at_rest = owner && (owner->flags & PF_WQ_WORKER);
-	rcu_read_unlock();
-	return at_rest;
+}
+
+static void djp_unban_kprobes(const struct djp_poke *pokes, int nr)
+{
+	int i;
+
+	for (i = 0; i < nr; i++) {
+		struct djp_site *site = pokes[i].site;
+
+		if (!pokes[i].unban || pokes[i].foreign || !site->banned)
+			continue;
+		list_del_rcu(&site->ban.list);
+		site->banned = false;
+	}
 }
 
 /**
- * djp_text_lock() - take text_mutex while kprobes are at rest
+ * djp_site_unban() - take a site off kprobes' blacklist, whatever is in its text
+ * @site: the site
  *
- * Neither mutex is waited for: kprobes' optimiser holds both while it waits for
- * RCU-tasks (kprobe_optimizer(), kernel/kprobes.c, v6.1).
- *
- * Context: may sleep, for up to DJP_TEXT_PATIENCE.
- * Return: 0, or -EAGAIN without the mutex.
+ * Context: djp_mutex held, takes kprobe_mutex, for as long as that takes.
  */
-int djp_text_lock(void)
+void djp_site_unban(struct djp_site *site)
 {
-	unsigned long end = jiffies + DJP_TEXT_PATIENCE;
+	if (!site->banned)
+		return;
+	mutex_lock(djp_k.kprobe_mutex);
+	list_del_rcu(&site->ban.list);
+	mutex_unlock(djp_k.kprobe_mutex);
+	site->banned = false;
+}
 
-	while (true) {
-		if (mutex_trylock(djp_k.text_mutex)) {
-			if (djp_kprobes_at_rest())
-				return 0;
-			mutex_unlock(djp_k.text_mutex);
-		}
-		if (time_after(jiffies, end))
-			return -EAGAIN;
-		schedule_timeout_uninterruptible(1);
-	}
+/* Context: kprobe_mutex and text_mutex held. */
+static int djp_poke_locked(struct djp_poke *pokes, int nr, bool all_or_nothing)
+{
+	if (!djp_poke_verify(pokes, nr) && all_or_nothing)
+		return -EBUSY;
+	djp_ban_kprobes(pokes, nr);
+	djp_poke_phase(pokes, nr, DJP_PUT_INT3);
+	djp_poke_phase(pokes, nr, DJP_PUT_TAIL);
+	djp_poke_phase(pokes, nr, DJP_PUT_FIRST);
+	djp_unban_kprobes(pokes, nr);
+	return 0;
+}
+
+/**
+ * struct djp_poke_job - text that is to be written, by a worker
+ * @work: the work
+ * @pokes: what to write where
+ * @nr: how many
+ * @all_or_nothing: see djp_poke_all()
+ * @ret: the result
+ * @state: whether it still waits for the locks; who takes it from there has it
+ * @done: it has been done
+ */
+struct djp_poke_job {
+	struct work_struct	work;
+	struct djp_poke		*pokes;
+	int			nr;
+	bool			all_or_nothing;
+	int			ret;
+	atomic_t		state;
+	struct completion	done;
+};
+
+enum { DJP_JOB_WAITS, DJP_JOB_RUNS, DJP_JOB_DROPPED };
+
+static struct workqueue_struct *djp_poke_wq;
+
+static void djp_poke_work(struct work_struct *work)
+{
+	struct djp_poke_job *job = container_of(work, struct djp_poke_job, work);
+	bool dropped;
+
+	/* kernel/kprobes.c takes them in this order. */
+	mutex_lock(djp_k.kprobe_mutex);
+	mutex_lock(djp_k.text_mutex);
+	dropped = atomic_cmpxchg(&job->state, DJP_JOB_WAITS, DJP_JOB_RUNS) !=
+		DJP_JOB_WAITS;
+	if (!dropped)
+		job->ret = djp_poke_locked(job->pokes, job->nr,
+					   job->all_or_nothing);
+	mutex_unlock(djp_k.text_mutex);
+	mutex_unlock(djp_k.kprobe_mutex);
+	if (dropped)
+		kfree(job);
+	else
+		complete(&job->done);
 }
 
 /**
  * djp_poke_all() - write the text of many sites
  * @pokes: what to write where
- * @nr: how many
+ * @nr: how many; 0 to find out whether text can be written now
  * @all_or_nothing: write nothing if one site does not hold what is expected;
  *	otherwise leave out such sites
  *
- * Sites whose text is not the expected one have @foreign set. No kprobe is
- * prepared or optimised meanwhile.
+ * Sites whose text is not the expected one have @foreign set. No kprobe comes,
+ * goes or is optimised meanwhile: a kprobe is prepared, with a copy of its
+ * instruction, before it can be found, all under kprobe_mutex (register_kprobe(),
+ * kernel/kprobes.c).
  *
- * Context: task, djp_mutex held, takes text_mutex. Not under cpus_read_lock().
- * Return: 0; or, if nothing was written, -EBUSY for foreign text and -EAGAIN if
- * kprobes do not come to rest.
+ * Kprobes' optimiser holds that and text_mutex while it waits for RCU-tasks
+ * (kprobe_optimizer(), v6.1), for as long as any task stays preempted. So a worker
+ * waits for them, and is left behind if that takes too long. To try again and again
+ * instead would lose against somebody who registers kprobes in a loop.
+ *
+ * Context: task, may sleep, djp_mutex held. Not under cpus_read_lock().
+ * Return: 0; or, if nothing was written, -EBUSY for foreign text, -EAGAIN if the
+ * locks were not to be had within DJP_TEXT_PATIENCE, -ENOMEM.
  */
 int djp_poke_all(struct djp_poke *pokes, int nr, bool all_or_nothing)
 {
-	int ret = djp_text_lock();
+	struct djp_poke_job *job = kzalloc(sizeof(*job), GFP_KERNEL);
+	int ret;
 
-	if (ret)
-		return ret;
-	if (djp_poke_verify(pokes, nr) || !all_or_nothing) {
-		djp_poke_phase(pokes, nr, DJP_PUT_INT3);
-		djp_poke_phase(pokes, nr, DJP_PUT_TAIL);
-		djp_poke_phase(pokes, nr, DJP_PUT_FIRST);
-	} else {
-		ret = -EBUSY;
+	if (!job)
+		return -ENOMEM;
+	job->pokes = pokes;
+	job->nr = nr;
+	job->all_or_nothing = all_or_nothing;
+	INIT_WORK(&job->work, djp_poke_work);
+	init_completion(&job->done);
+	queue_work(djp_poke_wq, &job->work);
+	if (!wait_for_completion_timeout(&job->done, DJP_TEXT_PATIENCE)) {
+		if (atomic_cmpxchg(&job->state, DJP_JOB_WAITS,
+				   DJP_JOB_DROPPED) == DJP_JOB_WAITS)
+			return -EAGAIN;
+		wait_for_completion(&job->done);
 	}
-	mutex_unlock(djp_k.text_mutex);
+	ret = job->ret;
+	kfree(job);
 	return ret;
+}
+
+/**
+ * djp_patch_init() - prepare to write text
+ *
+ * Context: module load.
+ * Return: 0 or -ENOMEM.
+ */
+int djp_patch_init(void)
+{
+	djp_poke_wq = alloc_ordered_workqueue("djprobes", 0);
+	return djp_poke_wq ? 0 : -ENOMEM;
+}
+
+/**
+ * djp_patch_exit() - no text will be written any more
+ *
+ * Context: module unload, or its load failed. Waits for workers left behind.
+ */
+void djp_patch_exit(void)
+{
+	destroy_workqueue(djp_poke_wq);
 }

@@ -76,6 +76,7 @@ void djp_check_site(unsigned long addr, const struct module *mod,
 		    enum djprobe_method want, struct djp_dcr *dcr,
 		    struct djp_verdict *v);
 void djp_verdict_demote(struct djp_dcr *dcr, struct djp_verdict *v);
+unsigned long djp_kprobe_in(unsigned long start, unsigned long end);
 unsigned long djp_kprobe_near(unsigned long addr, unsigned int len);
 
 /* x86/slots.c */
@@ -97,8 +98,10 @@ void djp_detour_free(struct djp_detour *detour);
  * @site: which
  * @expect: what must be there, else nothing is written; @site->dcr.len bytes
  * @int3: write the int3s first: at byte 0 and at those of @site->dcr.traps
- * @tail: then write bytes 1 to 4 of @text, but for the traps
+ * @tail: then write so many bytes of @text from byte 1 on, but for the traps
  * @first: then write byte 0 of @text, and the traps
+ * @ban: keep kprobes out of the DCR from now on
+ * @unban: no more
  * @text: the new bytes
  * @foreign: set if @expect was not there
  */
@@ -106,9 +109,11 @@ struct djp_poke {
 	struct djp_site	*site;
 	u8		expect[DJP_DCR_MAX];
 	bool		int3;
-	bool		tail;
+	u8		tail;
 	bool		first;
-	u8		text[DJP_JMP32_LEN];
+	bool		ban;
+	bool		unban;
+	u8		text[DJP_DCR_MAX];
 	bool		foreign;
 };
 
@@ -117,7 +122,9 @@ void djp_jump_text(const struct djp_site *site, const struct djp_detour *detour,
 void djp_bypass_text(const struct djp_site *site, u8 *text);
 void djp_site_text(const struct djp_site *site, u8 *text);
 int djp_poke_all(struct djp_poke *pokes, int nr, bool all_or_nothing);
-int djp_text_lock(void);
+int djp_patch_init(void);
+void djp_patch_exit(void);
+void djp_site_unban(struct djp_site *site);
 const char *djp_text_owner(const struct djp_poke *poke, unsigned long *addr);
 
 /* x86/trap.c */

@@ -75,13 +75,16 @@ def test_each_function_gets_the_best_method(watched: Guest, probes: Probes) -> N
     assert probes.commit().complete
     as_jump = peek(watched.transport, [probe.address for probe in added.values()], WINDOW)
     for (target, probe), bytes_before, now in zip(added.items(), text, as_jump, strict=True):
+        region = len(probes.explain(probe.target).dcr)
+        assert bytes_before[region:] == now[region:], "nothing else is written"
         if target not in TRAPS:
             assert (probe.state, now[:1]) == (CHOSEN[target][0], b"\xcc")
+            assert set(now[1:region]) <= {0x90}
             continue
         assert probe.state == "jump"
         assert now[0] == 0xE9
         assert [now[k] for k in TRAPS[target]] == [0xCC] * len(TRAPS[target]), target
-        assert bytes_before[5:] == now[5:], "only the jump's five bytes are written"
+        assert set(now[5:region]) <= {0x90}, "the rest of the last instruction"
     call(watched, 1000)
     assert {t: p.hits for t, p in added.items()} == {t: 1100 * CHOSEN[t][2] for t in added}
 
@@ -172,5 +175,5 @@ def test_explain_shows_the_detour(watched: Guest, probes: Probes) -> None:
     again = probes.explain(target)
     assert again.state == "jump"
     assert again.traps == extra.traps == (1, 2, 3)
-    (live,) = peek(watched.transport, [again.address], 5)
+    (live,) = peek(watched.transport, [again.address], 5)  # its DCR is five bytes
     assert again.text == live.hex(" ")
