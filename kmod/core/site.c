@@ -288,11 +288,15 @@ static int djp_change(struct djp_update *u, bool undo,
  * @sites: those whose detour changes, through djp_site.touched
  * @pokes: a text change for each of them that needs one
  * @nr: how many @pokes
+ * @nr_new: how many of them, the first ones, put a new site in
+ * @exposed: the detours of the new sites have been reached
  */
 struct djp_plan {
 	struct list_head	sites;
 	struct djp_poke		*pokes;
 	int			nr;
+	int			nr_new;
+	bool			exposed;
 };
 
 /*
@@ -416,11 +420,96 @@ static void djp_plan_undo(struct djp_plan *plan, struct djp_update *updates,
 			djp_kprobe_disarm(site->kprobe);
 			site->kprobe = NULL;
 		}
-		djp_detour_free(site->next);
+		if (plan->exposed && site->state == DJP_NEW)
+			djp_retire(site->next);
+		else
+			djp_detour_free(site->next);
 		site->next = NULL;
 	}
 	while (nr--)
 		djp_change(&updates[nr], true, &ignored);
+}
+
+/* Take the new sites out again. */
+static void djp_plan_withdraw(struct djp_plan *plan)
+{
+	int i;
+
+	for (i = 0; i < plan->nr_new; i++) {
+		struct djp_poke *poke = &plan->pokes[i];
+		struct djp_site *site = poke->site;
+
+		memset(poke, 0, sizeof(*poke));
+		poke->site = site;
+		memcpy(poke->expect, site->dcr.text, site->dcr.len);
+		djp_bypass_text(site, poke->expect);
+		memcpy(poke->text, site->dcr.text, site->dcr.len);
+		poke->tail = site->dcr.insns[0].len - 1;
+		poke->first = true;
+		poke->unban = true;
+		poke->withdraw = true;
+	}
+	/* Whatever holds it up, it can't stay: nobody would know of it. */
+	while (djp_poke_all(plan->pokes, plan->nr_new, false) == -EAGAIN)
+		cond_resched();
+	for (i = 0; i < plan->nr_new; i++) {
+		WRITE_ONCE(plan->pokes[i].site->entry, 0);
+		djp_strays_enter(plan->pokes[i].site, NULL);
+	}
+	djp_text_sync();
+}
+
+/*
+ * Somebody may have been on the way to register a kprobe in what is now a JTPR: past
+ * the look at the blacklist, and waiting for kprobe_mutex. We wait for it again,
+ * behind them, and look. A kprobe that is found there is not optimised yet, or the
+ * optimiser is still waiting for tasks in our detours.
+ */
+static int djp_plan_recheck(struct djp_plan *plan)
+{
+	struct djp_poke *poke;
+	int i;
+
+	for (i = 0; i < plan->nr_new; i++) {
+		poke = &plan->pokes[i];
+		memcpy(poke->expect, poke->text, sizeof(poke->expect));
+		poke->int3 = false;
+		poke->tail = 0;
+		poke->ban = false;
+		poke->recheck = true;
+	}
+	return djp_poke_all(plan->pokes, plan->nr_new, true);
+}
+
+/* Write the text: the new sites first, for they can be taken out again. */
+static int djp_plan_write(struct djp_plan *plan)
+{
+	int ret = djp_poke_all(plan->pokes, plan->nr_new, true);
+
+	if (ret || !plan->nr)
+		return ret;
+	plan->exposed = plan->nr_new;
+	if (plan->nr_new)
+		ret = djp_plan_recheck(plan);
+	if (!ret && plan->nr > plan->nr_new)
+		ret = djp_poke_all(plan->pokes + plan->nr_new,
+				   plan->nr - plan->nr_new, true);
+	return ret;
+}
+
+static void djp_plan_pokes(struct djp_plan *plan)
+{
+	struct djp_site *site;
+
+	list_for_each_entry(site, &plan->sites, touched) {
+		if (site->state == DJP_NEW)
+			djp_plan_poke(plan, site);
+	}
+	plan->nr_new = plan->nr;
+	list_for_each_entry(site, &plan->sites, touched) {
+		if (site->state != DJP_NEW)
+			djp_plan_poke(plan, site);
+	}
 }
 
 /* Nothing goes to the old detour any more. */
@@ -504,7 +593,6 @@ int djp_update_locked(struct djp_update *updates, int nr,
 		      struct djp_refusal *refusal)
 {
 	struct djp_plan plan = { .sites = LIST_HEAD_INIT(plan.sites) };
-	struct djp_site *site;
 	int done, i, ret;
 
 	memset(refusal, 0, sizeof(*refusal));
@@ -522,21 +610,22 @@ int djp_update_locked(struct djp_update *updates, int nr,
 	if (ret)
 		goto undo;
 
-	list_for_each_entry(site, &plan.sites, touched)
-		djp_plan_poke(&plan, site);
-	ret = djp_poke_all(plan.pokes, plan.nr, true);
-	if (ret && ret != -EBUSY) {
-		ret = djp_refuse(refusal, ret == -EAGAIN ? DJP_KPROBES_BUSY :
-				 DJP_NO_MEMORY, 0);
-		goto undo;
-	}
-	if (ret) {
+	djp_plan_pokes(&plan);
+	ret = djp_plan_write(&plan);
+	if (ret == -EBUSY) {
 		for (i = 0; i < plan.nr && !plan.pokes[i].foreign; i++)
 			;
 		ret = djp_refuse(refusal, DJP_FOREIGN_TEXT, 0);
 		refusal->owner = djp_text_owner(&plan.pokes[i],
 						&refusal->offending);
 		refusal->index = djp_index_of(updates, nr, plan.pokes[i].site);
+	} else if (ret) {
+		ret = djp_refuse(refusal, ret == -EAGAIN ? DJP_KPROBES_BUSY :
+				 DJP_NO_MEMORY, 0);
+	}
+	if (ret) {
+		if (plan.exposed)
+			djp_plan_withdraw(&plan);
 		goto undo;
 	}
 	djp_plan_done(&plan);

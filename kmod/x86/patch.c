@@ -79,11 +79,12 @@ void djp_site_text(const struct djp_site *site, u8 *text)
  * A kprobe in the way of a site. One before a new site may yet be optimised, and then
  * displaces text of ours; behind an int3 or a jump of ours none is.
  */
-static unsigned long djp_kprobe_on(const struct djp_site *site)
+static unsigned long djp_kprobe_on(const struct djp_poke *poke)
 {
+	const struct djp_site *site = poke->site;
 	unsigned long addr = site->dcr.addr;
 
-	if (site->state == DJP_NEW)
+	if (site->state == DJP_NEW && !poke->recheck)
 		return djp_kprobe_near(addr, site->dcr.len);
 	return djp_kprobe_in(addr, addr + site->dcr.len);
 }
@@ -101,8 +102,13 @@ static bool djp_poke_verify(struct djp_poke *pokes, int nr)
 		struct djp_poke *p = &pokes[i];
 		const struct djp_dcr *dcr = &p->site->dcr;
 
-		p->foreign = memcmp((void *)dcr->addr, p->expect, dcr->len) ||
-			djp_kprobe_on(p->site);
+		/* A kprobe behind the first instruction is why, and stays. */
+		if (p->withdraw)
+			p->foreign = memcmp((void *)dcr->addr, p->expect,
+					    dcr->insns[0].len);
+		else
+			p->foreign = memcmp((void *)dcr->addr, p->expect,
+					    dcr->len) || djp_kprobe_on(p);
 		if (p->foreign)
 			ok = false;
 	}
@@ -123,7 +129,7 @@ const char *djp_text_owner(const struct djp_poke *poke, unsigned long *addr)
 	unsigned long where;
 	unsigned int i;
 
-	*addr = djp_kprobe_on(poke->site);
+	*addr = djp_kprobe_on(poke);
 	if (*addr)
 		return "kprobe";
 	for (i = 0; i < dcr->len - 1; i++) {

@@ -102,6 +102,8 @@ void djp_detour_free(struct djp_detour *detour);
  * @first: then write byte 0 of @text, and the traps
  * @ban: keep kprobes out of the DCR from now on
  * @unban: no more
+ * @recheck: it was put in a moment ago: is it alone?
+ * @withdraw: take it out again, whoever has come meanwhile
  * @text: the new bytes
  * @foreign: set if @expect was not there
  */
@@ -113,6 +115,8 @@ struct djp_poke {
 	bool		first;
 	bool		ban;
 	bool		unban;
+	bool		recheck;
+	bool		withdraw;
 	u8		text[DJP_DCR_MAX];
 	bool		foreign;
 };
