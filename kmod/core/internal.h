@@ -338,12 +338,17 @@ int djp_lock_freezable(struct mutex *lock);
 /* core/site.c */
 struct djp_site *djp_site_find(unsigned long addr);
 struct djp_site *djp_site_overlap(unsigned long addr, unsigned int len);
-int djp_update_locked(struct djp_update *updates, int nr,
-		      struct djp_refusal *refusal);
+int djp_probe_attach(struct djprobe *p, struct djp_refusal *refusal);
+void djp_probe_detach(struct djprobe *p);
+void djp_site_drop_if_empty(struct djp_site *site);
 void djp_original_text(unsigned long addr, u8 *buf, unsigned int len);
 int djp_pin_module(unsigned long addr, struct module **mod,
 		   struct djp_refusal *refusal);
 void djp_unpin_module(struct module *mod);
+
+/* core/update.c */
+int djp_update_locked(struct djp_update *updates, int nr,
+		      struct djp_refusal *refusal);
 void djp_module_gone(const struct module *mod);
 
 /* core/explain.c */

@@ -47,6 +47,17 @@ static void djp_copy_text(struct djp_dcr *dcr)
 	djp_original_text(dcr->addr, dcr->text, dcr->len);
 }
 
+/*
+ * Where indirect branches and, on some processors, all returns pass through. Labels
+ * there stand in the middle of other instructions (arch/x86/lib/retpoline.S).
+ */
+static bool djp_in_thunks(unsigned long addr)
+{
+	return djp_k.__indirect_thunk_start && djp_k.__indirect_thunk_end &&
+		addr >= (unsigned long)djp_k.__indirect_thunk_start &&
+		addr < (unsigned long)djp_k.__indirect_thunk_end;
+}
+
 /* A lock prefix that is patched when a second CPU comes. */
 static bool djp_has_smp_lock(unsigned long start, unsigned long end)
 {
@@ -92,7 +103,7 @@ void djp_place_find(struct djp_place *place, unsigned long addr,
 	/* Our own sites are on it, too. */
 	if (djp_k.within_kprobe_blacklist(addr) && !djp_site_overlap(addr, 1))
 		place->bar = DJP_BLACKLIST;
-	else if (djp_on_int3_path(addr))
+	else if (djp_on_int3_path(addr) || djp_in_thunks(addr))
 		place->bar = DJP_INT3_PATH;
 	else
 		place->bar = DJP_OK;

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from pyctl import Guest, Probes, Reason
+from pyctl.errors import TransportError
+from pyctl.module import SOURCE as KMOD
+from pyctl.timing import Deadline, attempts
 from pyctl.verify.peek import peek
+from pyctl.verify.testmodules import Peers, Targets
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("targets")]
 
@@ -100,6 +104,27 @@ def test_each_function_gets_the_best_method(watched: Guest, probes: Probes) -> N
 def test_an_instruction_that_may_fault_is_refused(probes: Probes) -> None:
     answer = probes.explain("djp_test:djp_test_extable_probe+2")
     assert (answer.method, answer.reason) == (None, Reason.EXTABLE)
+
+
+def test_why_no_kprobe_is_put_on_it() -> None:
+    """After a kprobe whose instruction faulted, an int3 that is not a kprobe's is fatal."""
+    with Guest.boot("bookworm-cloud") as guest:
+        guest.load()
+        guest.load_extra("djp_test", source=KMOD)
+        targets, peers = Targets(guest), Peers(guest)
+        probes = guest.probes()  # not as a context: the guest is dead when it would end
+        other = probes.add("djp_test:djp_test_plain")
+        call(guest, 10)
+        assert other.hits == 10, "an int3 of ours alone does no harm"
+        peers.add_kprobe(targets.address("djp_test_extable") + 2)
+        # It faults on one CPU, and our int3 has to be met on that one.
+        with pytest.raises(TransportError):
+            for _ in range(20):
+                call(guest, 10)
+        for _ in attempts(Deadline.after(30)):
+            if guest.crashed():
+                break
+        assert guest.crashed()
 
 
 def test_the_kernels_kprobe_is_armed_and_disarmed(watched: Guest, probes: Probes) -> None:
