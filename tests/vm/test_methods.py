@@ -117,14 +117,18 @@ def test_why_no_kprobe_is_put_on_it() -> None:
         call(guest, 10)
         assert other.hits == 10, "an int3 of ours alone does no harm"
         peers.add_kprobe(targets.address("djp_test_extable") + 2)
-        # It faults on one CPU, and our int3 has to be met on that one.
         with pytest.raises(TransportError):
-            for _ in range(20):
-                call(guest, 10)
+            call_until_it_dies(guest)
         for _ in attempts(Deadline.after(30)):
             if guest.crashed():
                 break
         assert guest.crashed()
+
+
+def call_until_it_dies(guest: Guest) -> None:
+    """It faults on one CPU, and an int3 of ours has to be met on that one."""
+    for _ in range(20):
+        call(guest, 10)
 
 
 def test_the_kernels_kprobe_is_armed_and_disarmed(watched: Guest, probes: Probes) -> None:
