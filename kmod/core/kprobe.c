@@ -27,10 +27,15 @@ static int djp_kprobe_hit(struct kprobe *kp, struct pt_regs *regs)
 {
 	struct djp_kprobe *kprobe = container_of(kp, struct djp_kprobe, kp);
 	const struct djp_detour *detour = READ_ONCE(kprobe->site->detour);
+	unsigned long ip = regs->ip;
 
 	/* Not yet set, or not any more: the update is on its way. */
-	if (detour)
-		djp_run_actions(detour, regs, true);
+	if (!detour)
+		return 0;
+	/* Kprobes give the address behind their int3; ours promise the IA. */
+	regs->ip = (unsigned long)kp->addr;
+	djp_run_actions(detour, regs, true);
+	regs->ip = ip;
 	return 0;
 }
 NOKPROBE_SYMBOL(djp_kprobe_hit);

@@ -80,6 +80,26 @@ def test_handler_and_counts_share_an_address(watched: Guest, probes: Probes) -> 
     assert wrong(watched) == 0
 
 
+@pytest.mark.parametrize("method", ["int3", "kprobe"])
+def test_a_handler_sees_the_same_by_every_method(
+    watched: Guest, probes: Probes, method: str
+) -> None:
+    counted = probes.add("djp_test:djp_test_plain", method=method)
+    handlers(watched, "register")  # shares the address, and so the method
+    assert {row.method for row in probes.list() if row.address == counted.address} == {method}
+    before = handlers(watched)
+    call(watched, 10)
+    after = handlers(watched)
+    assert after["plain_handled"] - before["plain_handled"] == 10
+    # djp_test_rip is within reach of a kprobe on djp_test_plain, and gets one too; kprobes do
+    # not run a handler inside a handler.
+    nested = 10 if method == "int3" else 0
+    assert after["rip_handled"] - before["rip_handled"] == 10 + nested
+    assert after["bad_regs"] == before["bad_regs"], "regs->ip is the insertion address"
+    handlers(watched, "unregister")
+    assert wrong(watched) == 0
+
+
 def test_a_module_is_held_while_probes_exist(watched: Guest, probes: Probes) -> None:
     probes.add("djp_test:djp_test_plain")
     with pytest.raises(DjprobesError):
