@@ -103,7 +103,7 @@ static void djp_census_function(const struct djp_place *place,
 			continue;
 		}
 		/* Half of the padding, and not worth decoding. */
-		if (*(u8 *)addr == DJP_INT3 && ended && !djp_site_find(addr)) {
+		if (*(u8 *)addr == DJP_INT3 && ended && !djp_is_ours(addr)) {
 			addr++;
 			continue;
 		}

@@ -341,6 +341,7 @@ struct djp_site *djp_site_overlap(unsigned long addr, unsigned int len);
 int djp_probe_attach(struct djprobe *p, struct djp_refusal *refusal);
 void djp_probe_detach(struct djprobe *p);
 void djp_site_drop_if_empty(struct djp_site *site);
+bool djp_is_ours(unsigned long addr);
 void djp_original_text(unsigned long addr, u8 *buf, unsigned int len);
 int djp_pin_module(unsigned long addr, struct module **mod,
 		   struct djp_refusal *refusal);

@@ -80,6 +80,17 @@ struct djp_site *djp_site_overlap(unsigned long addr, unsigned int len)
 }
 
 /**
+ * djp_is_ours() - may the byte at an address be of our writing?
+ * @addr: the address
+ *
+ * Context: djp_mutex held.
+ */
+bool djp_is_ours(unsigned long addr)
+{
+	return !list_empty(&djp_sites) && djp_site_overlap(addr, 1);
+}
+
+/**
  * djp_original_text() - take our own patches out of a copy of text
  * @addr: where the copy was taken
  * @buf: the copy

@@ -215,7 +215,7 @@ static bool djp_search_text(const struct djp_textmap *map, unsigned long start,
 	int len;
 
 	while (addr < end) {
-		if (*(u8 *)addr == DJP_INT3 && !djp_site_find(addr)) {
+		if (*(u8 *)addr == DJP_INT3 && !djp_is_ours(addr)) {
 			addr++;
 			continue;
 		}

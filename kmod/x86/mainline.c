@@ -183,7 +183,7 @@ static bool djp_is_padding(unsigned long addr)
 {
 	bool probed;
 
-	if (*(u8 *)addr != DJP_INT3 || djp_site_find(addr))
+	if (*(u8 *)addr != DJP_INT3 || djp_is_ours(addr))
 		return false;
 	preempt_disable();
 	probed = djp_k.get_kprobe((void *)addr);

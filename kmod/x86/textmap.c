@@ -89,7 +89,7 @@ static bool djp_map_symbol(struct djp_textmap *map, unsigned long start,
 	while (addr < end) {
 		/* A third of the text is padding, not worth decoding. */
 		if (*(u8 *)addr == DJP_INT3 && !djp_kprobe_at(addr) &&
-		    !djp_site_find(addr)) {
+		    !djp_is_ours(addr)) {
 			__set_bit(addr - map->start, map->insns);
 			addr++;
 			continue;
