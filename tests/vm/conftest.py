@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -21,11 +22,12 @@ def settings() -> Settings:
 
 @pytest.fixture(autouse=True)
 def tidy(settings: Settings) -> Iterator[None]:
-    """Remove the traces of guests that a test let crash."""
+    """Remove the traces of guests that a test let crash; not those of another test run."""
     before = {state.instance for state in guests(settings.cache)}
     yield
     for state in guests(settings.cache):
-        if state.instance not in before and state.phase != "up":
+        ours = state.owner_pid == os.getpid()
+        if ours and state.instance not in before and state.phase != "up":
             keeper.down(state.instance, settings)
 
 
