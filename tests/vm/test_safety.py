@@ -117,7 +117,7 @@ def test_a_stalled_optimiser_is_not_waited_for() -> None:
         guest.transport.write(HOLD, f"{buffer + copied:#x}".encode())
         assert state(guest)["held"] == 1
         # It may not come back before the victim is let go.
-        removal = f"echo -{start:#x} > /sys/kernel/debug/djp_peer/kprobe &"
+        removal = f"(echo -{start:#x} > /sys/kernel/debug/djp_peer/kprobe) >/dev/null 2>&1 &"
         guest.transport.run(["sh", "-c", removal])
 
         for _ in attempts(Deadline.after(30)):
