@@ -12,6 +12,9 @@ import pytest
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
+#: A jump, and nops up to the end of the last instruction that it displaces.
+DCR_MAX = 5 - 1 + 15
+
 
 def test_the_demo_shows_what_it_promises(tmp_path: Path) -> None:
     picture = tmp_path / "demo.svg"
@@ -31,7 +34,7 @@ def test_the_demo_shows_what_it_promises(tmp_path: Path) -> None:
     assert bulk["left"] == 0
     assert bulk["restored"]["unaccounted_bytes"] == 0
     # the compare did see the jumps when they were there
-    assert 1000 <= bulk["in_place"]["unaccounted_bytes"] <= 5000
+    assert 1000 <= bulk["in_place"]["unaccounted_bytes"] <= 1000 * DCR_MAX
     assert shown["end"]["faults"] == []
     drawing = "".join(ElementTree.parse(picture).getroot().itertext()).replace("\xa0", " ")
     assert shown["machine"]["release"] in drawing
