@@ -130,7 +130,7 @@ void djp_text_sync(void)
  * @size: bytes, a multiple of the page size
  *
  * The memory comes filled with int3, read-only and executable; it is written
- * with text_poke_copy(), so that it is never writable and executable at once.
+ * with text_poke(), so that it is never writable and executable at once.
  *
  * Context: may sleep.
  * Return: the memory, to be freed with djp_exec_free(), or NULL.
@@ -187,7 +187,7 @@ static void *djp_vmalloc_in(size_t size, unsigned long start, unsigned long end)
  * @end: one behind its last
  *
  * As djp_exec_alloc(), but to be freed with djp_exec_free_in(). Under KASAN there
- * is no shadow for addresses outside the module area, which text_poke_copy() would
+ * is no shadow for addresses outside the module area, which text_poke() would
  * touch: nothing is offered.
  *
  * Context: may sleep.

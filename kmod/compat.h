@@ -32,7 +32,6 @@ struct static_call_site;
 /* One line for each symbol: kind, return type, name, arguments. */
 #define DJP_KERNEL_FUNCTIONS(REQ, OPT) \
 REQ(void *, text_poke, (void *addr, const void *opcode, size_t len)) \
-REQ(void *, text_poke_copy, (void *addr, const void *opcode, size_t len)) \
 OPT(void, text_poke_sync, (void)) \
 OPT(void, smp_text_poke_sync_each_cpu, (void)) \
 REQ(int, insn_decode, (struct insn *insn, const void *kaddr, int len, enum insn_mode m)) \

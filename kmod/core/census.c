@@ -148,7 +148,7 @@ static struct djp_textmap *djp_census_part(struct djp_cursor *c)
 		return NULL;
 	c->id = djp_textmap_id(map);
 	c->start = djp_textmap_start(map);
-	c->end = djp_textmap_clip(map, -1UL);
+	c->end = djp_textmap_end(map);
 	c->addr = c->start;
 	strscpy(c->name, djp_textmap_mod(map) ? djp_textmap_mod(map)->name :
 		"kernel", sizeof(c->name));

@@ -50,13 +50,35 @@ void djp_retire(struct djp_detour *detour)
 				   DJP_RETRY_MIN);
 }
 
-static void djp_reclaim(struct djp_detour *detour)
+static int djp_scrub(void *data)
 {
-	list_del(&detour->retired_node);
-	djp_stats.detour_bytes_retired -= detour->slot.size;
-	djp_stats.detour_bytes_live += detour->slot.size;
-	djp_stats.detours_reclaimed++;
-	djp_detour_free(detour);
+	struct list_head *detours = data;
+	struct djp_detour *detour;
+
+	list_for_each_entry(detour, detours, retired_node) {
+		djp_detour_scrub(detour);
+		cond_resched();
+	}
+	return 0;
+}
+
+/* Free retired detours; or, if the text can't be written now, leave them retired. */
+static void djp_reclaim(struct list_head *detours)
+{
+	struct djp_detour *detour, *tmp;
+
+	if (list_empty(detours))
+		return;
+	if (djp_text_do(djp_scrub, detours)) {
+		list_splice(detours, &djp_retired);
+		return;
+	}
+	list_for_each_entry_safe(detour, tmp, detours, retired_node) {
+		djp_stats.detour_bytes_retired -= detour->slot.size;
+		djp_stats.detour_bytes_live += detour->slot.size;
+		djp_stats.detours_reclaimed++;
+		djp_detour_free(detour);
+	}
 }
 
 /**
@@ -176,6 +198,7 @@ static void djp_mark_landings(void)
 static void djp_settle_dangers(struct djp_danger *dangers, unsigned int nr,
 			       bool proven)
 {
+	LIST_HEAD(proven_empty);
 	struct djp_site *site;
 	unsigned int i;
 
@@ -188,8 +211,10 @@ static void djp_settle_dangers(struct djp_danger *dangers, unsigned int nr,
 		if (dangers[i].site)
 			dangers[i].site->deferred |= busy;
 		else if (!busy)
-			djp_reclaim(dangers[i].detour);
+			list_move(&dangers[i].detour->retired_node,
+				  &proven_empty);
 	}
+	djp_reclaim(&proven_empty);
 	djp_mark_landings();
 }
 

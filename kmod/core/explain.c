@@ -76,7 +76,7 @@ static void djp_explain_detour(struct djp_explanation *x,
 	x->detour = detour->text;
 	x->len = min(detour->len, sizeof(x->text));
 	memcpy(x->insns, detour->insns, sizeof(x->insns));
-	memcpy(x->text, (void *)detour->text, x->len);
+	memcpy(x->text, djp_detour_bytes(detour), x->len);
 	memcpy(x->live, x->dcr.text, x->dcr.len);
 	if (djp_by_jump(site))
 		djp_jump_text(site, detour, x->live);

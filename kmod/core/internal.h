@@ -171,10 +171,12 @@ struct djp_slot {
 };
 
 /**
- * struct djp_detour - out-of-line code for one site, never changed once built
+ * struct djp_detour - out-of-line code for one site, never changed once written
  *
  * That of a site with a kprobe has no code: it is the list of actions.
  *
+ * @code: its code, with what stands before @text, as long as that is not in @slot
+ * @size: bytes of it
  * @text: its first instruction
  * @slot: its memory; none if @slot.addr is 0
  * @len: bytes from @text on
@@ -186,6 +188,8 @@ struct djp_slot {
  * @nr_actions: length of @actions
  */
 struct djp_detour {
+	u8			*code;
+	size_t			size;
 	unsigned long		text;
 	struct djp_slot		slot;
 	size_t			len;

@@ -48,7 +48,7 @@ static int djp_change(struct djp_update *u, bool undo,
  * @pokes: a text change for each of them that needs one
  * @nr: how many @pokes
  * @nr_new: how many of them, the first ones, put a new site in
- * @exposed: the detours of the new sites have been reached
+ * @exposed: the new sites' text is in
  */
 struct djp_plan {
 	struct list_head	sites;
@@ -86,17 +86,9 @@ static int djp_plan_site(struct djp_site *site, struct djp_refusal *refusal)
 	site->next = djp_detour_build(site, refusal);
 	if (refusal->reason != DJP_OK && djp_site_demote(site))
 		site->next = djp_detour_build(site, refusal);
-	/* Nor can one be taken out while the optimiser waits, or others register. */
-	if (refusal->reason == DJP_OK && !site->next != !site->kprobe &&
-	    site->verdict.method == DJPROBE_KPROBE) {
-		if (!mutex_trylock(djp_k.kprobe_mutex)) {
-			djp_refuse(refusal, DJP_KPROBES_BUSY, site->dcr.addr);
-		} else {
-			mutex_unlock(djp_k.kprobe_mutex);
-			if (site->next)
-				djp_kprobe_arm(site, refusal);
-		}
-	}
+	if (refusal->reason == DJP_OK && site->next && !site->kprobe &&
+	    site->verdict.method == DJPROBE_KPROBE)
+		djp_kprobe_arm(site, refusal);
 	if (refusal->reason == DJP_OK)
 		return 0;
 	djp_detour_free(site->next);
@@ -167,6 +159,17 @@ static void djp_plan_poke(struct djp_plan *plan, struct djp_site *site)
 	plan->nr++;
 }
 
+/* A detour that is not to be used. Unless it was never written it has to be scrubbed. */
+static void djp_discard(struct djp_detour *detour)
+{
+	if (!detour || detour->code || !detour->slot.addr) {
+		djp_detour_free(detour);
+		return;
+	}
+	djp_detour_silence(detour);
+	djp_retire(detour);
+}
+
 static void djp_plan_undo(struct djp_plan *plan, struct djp_update *updates,
 			  int nr)
 {
@@ -179,10 +182,7 @@ static void djp_plan_undo(struct djp_plan *plan, struct djp_update *updates,
 			djp_kprobe_disarm(site->kprobe);
 			site->kprobe = NULL;
 		}
-		if (plan->exposed && site->state == DJP_NEW)
-			djp_retire(site->next);
-		else
-			djp_detour_free(site->next);
+		djp_discard(site->next);
 		site->next = NULL;
 	}
 	while (nr--)
@@ -209,13 +209,19 @@ static void djp_plan_withdraw(struct djp_plan *plan)
 		poke->withdraw = true;
 	}
 	/* Whatever holds it up, it can't stay: nobody would know of it. */
-	while (djp_poke_all(plan->pokes, plan->nr_new, false) == -EAGAIN)
+	while (djp_poke_all(plan->pokes, plan->nr_new, false))
 		cond_resched();
 	for (i = 0; i < plan->nr_new; i++) {
-		WRITE_ONCE(plan->pokes[i].site->entry, 0);
-		djp_strays_enter(plan->pokes[i].site, NULL);
+		struct djp_site *site = plan->pokes[i].site;
+
+		djp_site_unban(site);
+		WRITE_ONCE(site->entry, 0);
+		djp_strays_enter(site, NULL);
+		djp_detour_silence(site->next);
 	}
 	djp_text_sync();
+	/* The probes are the caller's again, tasks may still be in the detours. */
+	synchronize_rcu();
 }
 
 /*
@@ -240,12 +246,27 @@ static int djp_plan_recheck(struct djp_plan *plan)
 	return djp_poke_all(plan->pokes, plan->nr_new, true);
 }
 
+static int djp_plan_put_detours(void *data)
+{
+	struct djp_plan *plan = data;
+	struct djp_site *site;
+
+	list_for_each_entry(site, &plan->sites, touched) {
+		if (site->next)
+			djp_detour_put(site->next);
+		cond_resched();
+	}
+	return 0;
+}
+
 /* Write the text: the new sites first, for they can be taken out again. */
 static int djp_plan_write(struct djp_plan *plan)
 {
-	int ret = djp_poke_all(plan->pokes, plan->nr_new, true);
+	int ret = djp_text_do(djp_plan_put_detours, plan);
 
-	if (ret || !plan->nr)
+	if (!ret && plan->nr_new)
+		ret = djp_poke_all(plan->pokes, plan->nr_new, true);
+	if (ret)
 		return ret;
 	plan->exposed = plan->nr_new;
 	if (plan->nr_new)
@@ -341,11 +362,12 @@ static int djp_index_of(const struct djp_update *updates, int nr,
  * @nr: how much
  * @refusal: why not, and at which index
  *
- * All or nothing: if one element can't be done, none is, and no text has been
- * written. Added probes fire when this returns, through the int3 at least;
- * removed and disabled ones do not, and their handlers are not running.
+ * All or nothing: if one element can't be done, none is, and all text is what it
+ * was; new sites may have been in it for a moment. Added probes fire when this
+ * returns, through the int3 at least; removed and disabled ones do not, and their
+ * handlers are not running.
  *
- * Context: djp_mutex held, may sleep, takes text_mutex.
+ * Context: djp_mutex held, may sleep, takes kprobe_mutex and text_mutex.
  * Return: 0, or the negative errno of @refusal's reason.
  */
 int djp_update_locked(struct djp_update *updates, int nr,
@@ -408,27 +430,28 @@ undo:
  *
  * Its text is put back, its probes keep their counts and are marked gone.
  *
- * Context: djp_mutex held, may sleep, takes text_mutex.
+ * Context: djp_mutex held, may sleep, takes kprobe_mutex and text_mutex.
  */
 void djp_module_gone(const struct module *mod)
 {
 	struct djp_plan plan = { .sites = LIST_HEAD_INIT(plan.sites) };
 	struct djp_site *site, *tmp;
 	struct djprobe *p, *next;
-	struct djp_poke one;
+	int nr = 0;
 
 	list_for_each_entry(site, &djp_sites, node) {
-		if (site->mod == mod)
+		if (site->mod == mod) {
 			list_add_tail(&site->touched, &plan.sites);
+			nr++;
+		}
 	}
+	plan.pokes = kvcalloc(max(nr, 1), sizeof(*plan.pokes),
+			      GFP_KERNEL | __GFP_NOFAIL);
+	djp_plan_pokes(&plan);
+	/* What others have patched too, or can't be written: the text goes anyway. */
+	djp_poke_all(plan.pokes, plan.nr, false);
+	kvfree(plan.pokes);
 	list_for_each_entry(site, &plan.sites, touched) {
-		memset(&one, 0, sizeof(one));
-		plan.pokes = &one;
-		plan.nr = 0;
-		djp_plan_poke(&plan, site);
-		/* If others have patched it too, the text goes all the same. */
-		if (plan.nr)
-			djp_poke_all(&one, plan.nr, true);
 		djp_site_unban(site);
 		list_for_each_entry(p, &site->probes, site_node)
 			p->flags |= DJPROBE_FLAG_GONE;

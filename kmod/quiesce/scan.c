@@ -44,6 +44,7 @@
  * @high: none is here or above
  * @leader: the CPU that looks at all tasks but the stoppers
  * @found: whether @proof->blocker is taken
+ * @optprobes: kprobes have buffers of optimised kprobes
  * @landing: somebody may land in any JTPR
  */
 struct djp_scan {
@@ -52,6 +53,7 @@ struct djp_scan {
 	unsigned long		high;
 	int			leader;
 	atomic_t		found;
+	bool			optprobes;
 	bool			landing;
 };
 
@@ -81,13 +83,19 @@ static struct djp_danger *djp_danger_at(const struct djp_scan *scan,
  * Context: the machine is stopped, so the list of buffers does not change: but for
  * its mutex's holder, who may be in the middle of that. It is an RCU list.
  */
-static bool djp_in_optprobe(unsigned long addr)
+static bool djp_in_optprobe(const struct djp_scan *scan, unsigned long addr)
 {
 	/* Where kprobes have their buffers. */
-	if (addr < MODULES_VADDR || addr >= MODULES_END ||
-	    !djp_k.__is_insn_slot_addr || !djp_k.kprobe_optinsn_slots)
+	if (!scan->optprobes || addr < MODULES_VADDR || addr >= MODULES_END)
 		return false;
 	return djp_k.__is_insn_slot_addr(djp_k.kprobe_optinsn_slots, addr);
+}
+
+/* Mostly there are none, and no word need be looked up. Context: as above. */
+static bool djp_has_optprobes(void)
+{
+	return djp_k.__is_insn_slot_addr && djp_k.kprobe_optinsn_slots &&
+		!list_empty(&djp_k.kprobe_optinsn_slots->pages);
 }
 
 /**
@@ -104,7 +112,7 @@ static bool djp_walk_frame(void *cookie, unsigned long addr)
 {
 	struct djp_walk *walk = cookie;
 
-	if (djp_danger_at(walk->scan, addr) || djp_in_optprobe(addr))
+	if (djp_danger_at(walk->scan, addr) || djp_in_optprobe(walk->scan, addr))
 		walk->hit = true;
 	return true;
 }
@@ -133,7 +141,7 @@ djp_scan_words(struct djp_scan *scan, struct task_struct *task,
 		unsigned long value = *(const volatile unsigned long *)word;
 
 		danger = djp_danger_at(scan, value);
-		optprobe = !danger && djp_in_optprobe(value);
+		optprobe = !danger && djp_in_optprobe(scan, value);
 		if (!danger && !optprobe)
 			continue;
 		found++;
@@ -209,6 +217,7 @@ static int djp_scan_stopped(void *data)
 {
 	struct djp_scan *scan = data;
 
+	WRITE_ONCE(scan->optprobes, djp_has_optprobes());
 	djp_scan_stack(scan, current, (unsigned long)__builtin_frame_address(0));
 	if (smp_processor_id() == scan->leader)
 		djp_scan_all(scan);

@@ -58,25 +58,13 @@ static bool djp_in_thunks(unsigned long addr)
 		addr < (unsigned long)djp_k.__indirect_thunk_end;
 }
 
-/* A lock prefix that is patched when a second CPU comes. */
-static bool djp_has_smp_lock(unsigned long start, unsigned long end)
-{
-	bool has;
-
-	mutex_lock(djp_k.text_mutex);
-	/* Its end is inclusive. */
-	has = djp_k.alternatives_text_reserved((void *)start, (void *)end - 1);
-	mutex_unlock(djp_k.text_mutex);
-	return has;
-}
-
 /**
  * djp_place_find() - what is known of a function
  * @place: filled in
  * @addr: an address in it
  * @mod: the module that it is in, which may not go meanwhile, or NULL
  *
- * Context: djp_mutex held, may sleep, takes text_mutex.
+ * Context: djp_mutex held, may sleep.
  */
 void djp_place_find(struct djp_place *place, unsigned long addr,
 		    const struct module *mod)
@@ -94,12 +82,11 @@ void djp_place_find(struct djp_place *place, unsigned long addr,
 	    !djp_k.kallsyms_lookup_size_offset(addr, &size, &offset))
 		return;
 	place->start = addr - offset;
-	place->end = djp_textmap_clip(place->map, place->start + size);
+	place->end = min(place->start + size, djp_textmap_end(place->map));
 	/* Not just any in it, see djp_is_lost_site(). */
 	place->ftrace = djp_k.ftrace_location_range(place->start,
 						    place->start +
 						    ENDBR_INSN_SIZE);
-	place->smp_locks = djp_has_smp_lock(place->start, place->end);
 	/* Our own sites are on it, too. */
 	if (djp_k.within_kprobe_blacklist(addr) && !djp_site_overlap(addr, 1))
 		place->bar = DJP_BLACKLIST;
@@ -120,7 +107,7 @@ static enum djp_reason djp_reserved(const struct djp_place *place,
 		return DJP_FTRACE;
 	}
 	*where = start;
-	if (place->smp_locks && djp_has_smp_lock(start, end))
+	if (djp_textmap_smp_lock(place->map, start, end))
 		return DJP_ALTERNATIVE;
 	return djp_textmap_reserved(place->map, start, end, where);
 }
@@ -263,7 +250,7 @@ static enum djprobe_method djp_judge_jump(const struct djp_place *place,
 
 	reason = djp_extend(place, dcr, v, &where);
 	if (reason == DJP_OK &&
-	    dcr->addr + dcr->len > djp_textmap_clip(place->map, -1UL)) {
+	    dcr->addr + dcr->len > djp_textmap_end(place->map)) {
 		reason = DJP_TOO_NEAR_END;
 		where = dcr->addr;
 	}

@@ -281,10 +281,10 @@ static struct djp_detour *djp_detour_describe(const struct djp_site *site,
  * @site: the site
  * @refusal: why not
  *
- * Context: djp_mutex held, may sleep, takes text_mutex.
- * Return: the detour, ready to run, to be freed with djp_detour_free() once
- * nothing can reach it; NULL if no probe is enabled, with DJP_OK in @refusal; or
- * NULL with another reason.
+ * Context: djp_mutex held, may sleep.
+ * Return: the detour, to be written with djp_detour_put() before anything goes
+ * there, and to be freed with djp_detour_free() once nothing can reach it; NULL if
+ * no probe is enabled, with DJP_OK in @refusal; or NULL with another reason.
  */
 struct djp_detour *djp_detour_build(const struct djp_site *site,
 				    struct djp_refusal *refusal)
@@ -310,6 +310,7 @@ struct djp_detour *djp_detour_build(const struct djp_site *site,
 	code.buf = kmalloc(DJP_DETOUR_MAX(nr), GFP_KERNEL);
 	if (!code.buf)
 		goto fail;
+	detour->code = code.buf;
 	/* Once for its length, which does not depend on where it is. */
 	djp_emit_all(&code, detour, &site->dcr, handlers);
 	header = code.len - detour->len;
@@ -323,21 +324,82 @@ struct djp_detour *djp_detour_build(const struct djp_site *site,
 		djp_refuse(refusal, DJP_OUT_OF_RANGE, site->dcr.addr);
 		goto fail;
 	}
-	djp_k.text_poke_copy((void *)code.base, code.buf, code.len);
-	kfree(code.buf);
+	detour->size = code.len;
 	djp_refuse(refusal, DJP_OK, 0);
 	return detour;
 fail:
-	kfree(code.buf);
 	djp_detour_free(detour);
 	return NULL;
 }
 
 /**
- * djp_detour_free() - free a detour
- * @detour: nothing stands in it and nothing can reach it; or NULL
+ * djp_detour_bytes() - the first byte of a detour's code
+ * @detour: the detour
  *
- * Context: djp_mutex held, may sleep, takes text_mutex.
+ * Return: @detour->len bytes, in its slot if it was put there.
+ */
+const u8 *djp_detour_bytes(const struct djp_detour *detour)
+{
+	return detour->code ? detour->code + detour->size - detour->len :
+		(const u8 *)detour->text;
+}
+
+/**
+ * djp_detour_put() - write a detour to where it is to run
+ * @detour: the detour; nothing reaches it yet
+ *
+ * Context: text_mutex held, may sleep.
+ */
+void djp_detour_put(struct djp_detour *detour)
+{
+	if (!detour->code)
+		return;
+	djp_text_put(detour->text + detour->len - detour->size, detour->code,
+		     detour->size);
+	kfree(detour->code);
+	detour->code = NULL;
+}
+
+/**
+ * djp_detour_scrub() - fill a detour's slot with int3
+ * @detour: nothing stands in it and nothing can reach it
+ *
+ * So that whatever reaches it all the same is told at once.
+ *
+ * Context: text_mutex held, may sleep.
+ */
+void djp_detour_scrub(const struct djp_detour *detour)
+{
+	static const u8 traps[256] = { [0 ... 255] = DJP_INT3 };
+	size_t done, n;
+
+	for (done = 0; done < detour->slot.size; done += n) {
+		n = min(sizeof(traps), detour->slot.size - done);
+		djp_text_put(detour->slot.addr + done, traps, n);
+	}
+}
+
+/**
+ * djp_detour_silence() - let a detour call no handler any more
+ * @detour: the detour, or NULL
+ *
+ * Handlers may be running until synchronize_rcu() has returned.
+ *
+ * Context: djp_mutex held.
+ */
+void djp_detour_silence(struct djp_detour *detour)
+{
+	unsigned int i;
+
+	for (i = 0; detour && i < detour->nr_actions; i++)
+		WRITE_ONCE(detour->actions[i].handler_of, NULL);
+}
+
+/**
+ * djp_detour_free() - free a detour
+ * @detour: it was never written, or is scrubbed; or NULL
+ *
+ * Context: djp_mutex held, may sleep.
  */
 void djp_detour_free(struct djp_detour *detour)
 {
@@ -349,5 +411,6 @@ void djp_detour_free(struct djp_detour *detour)
 		djp_counter_put(detour->actions[i].counter);
 	if (detour->slot.addr)
 		djp_slot_free(&detour->slot);
+	kfree(detour->code);
 	kfree(detour);
 }

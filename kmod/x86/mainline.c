@@ -285,22 +285,10 @@ static bool djp_is_ftrace(unsigned long start, unsigned long end)
 	return djp_k.ftrace_location_range(start, end - 1);
 }
 
-/* There are none, if the machine has started with more than one CPU. */
-static bool djp_is_smp_lock(unsigned long start, unsigned long end)
-{
-	bool found;
-
-	mutex_lock(djp_k.text_mutex);
-	found = djp_k.alternatives_text_reserved((void *)start,
-						 (void *)(end - 1));
-	mutex_unlock(djp_k.text_mutex);
-	return found;
-}
-
 static void djp_mainline_patched(struct djp_mainline *m)
 {
 	bool ftrace = djp_is_ftrace(m->start, m->end);
-	bool smp_locks = djp_is_smp_lock(m->start, m->end);
+	bool smp_locks = djp_textmap_smp_lock(m->map, m->start, m->end);
 	unsigned long addr;
 	unsigned int len;
 
@@ -315,10 +303,10 @@ static void djp_mainline_patched(struct djp_mainline *m)
 		if (ftrace && len == MCOUNT_INSN_SIZE &&
 		    djp_is_ftrace(addr, addr + 1))
 			*fact &= ~DJP_FACT_COPY;
-		if (!smp_locks || !djp_is_smp_lock(addr, addr + len))
+		if (!djp_textmap_smp_lock(m->map, addr, addr + len))
 			continue;
 		*fact &= ~DJP_FACT_COPY;
-		if (djp_is_smp_lock(addr, addr + 1))
+		if (djp_textmap_smp_lock(m->map, addr, addr + 1))
 			*fact &= ~DJP_FACT_PROBE;
 	}
 }

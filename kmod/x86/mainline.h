@@ -7,6 +7,8 @@
 
 #include <linux/types.h>
 
+struct djp_textmap;
+
 /* The same bits as in the flags of a judgement, docs/debugfs.md. */
 #define DJP_PEER_KPROBE		0x04	/* register_kprobe() accepts it */
 #define DJP_PEER_OPTPROBE	0x08	/* and the kprobe becomes a jump */
@@ -18,7 +20,8 @@
  * @facts: a byte for each of its bytes, and one more: DJP_FACT_* of mainline.c
  * @size: of @facts, bytes
  * @optimizable: nothing in the function forbids jumps in all of it
- * @part: the text map that the tables below are of, 0 if they are not made
+ * @map: the text map that it is in; may be gone once djp_mutex was let go
+ * @part: the id of the text map that the tables below are of, 0 if they are not made
  * @taken: sorted addresses of its jump labels, static calls and bug entries
  * @nr_taken: how many
  * @blacklist: kprobes' blacklist; one entry is two words, first byte and one
@@ -36,6 +39,7 @@ struct djp_mainline {
 	u8			*facts;
 	size_t			size;
 	bool			optimizable;
+	const struct djp_textmap *map;
 	unsigned int		part;
 	unsigned long		*taken;
 	unsigned int		nr_taken;

@@ -193,6 +193,7 @@ int djp_mainline_know(struct djp_mainline *m, unsigned long addr)
 
 	if (!map)
 		return -ENOMEM;
+	m->map = map;
 	if (m->part == djp_textmap_id(map))
 		return 0;
 

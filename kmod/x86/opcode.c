@@ -1,10 +1,50 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How an instruction is displaced, by its opcode; or why it has to stay.
+ * What an instruction is, and how it is displaced, by its opcode; or why it has to
+ * stay.
  */
 #include <linux/kernel.h>
+#include <linux/preempt.h>
+#include <linux/string.h>
 
 #include "x86/x86.h"
+
+/**
+ * djp_decode() - decode one instruction of the original text
+ * @insn: filled in; its pointers to the bytes are not valid any more
+ * @addr: where it starts
+ * @end: it may not go on beyond
+ *
+ * "Original" is without our int3s and jumps, and without the kernel's kprobes
+ * and optimised kprobes.
+ *
+ * Context: djp_mutex held.
+ * Return: its length, or -EILSEQ.
+ */
+int djp_decode(struct insn *insn, unsigned long addr, unsigned long end)
+{
+	unsigned int len = min_t(unsigned long, end - addr, MAX_INSN_SIZE);
+	u8 buf[MAX_INSN_SIZE];
+	u8 kprobe_buf[MAX_INSN_SIZE + 1];
+
+	memcpy(buf, (void *)addr, len);
+	if (djp_k.recover_probed_instruction &&
+	    (buf[0] == DJP_INT3 || buf[0] == DJP_JMP32)) {
+		unsigned long recovered;
+
+		preempt_disable();
+		recovered = djp_k.recover_probed_instruction(kprobe_buf, addr);
+		preempt_enable();
+		if (recovered == (unsigned long)kprobe_buf)
+			memcpy(buf, kprobe_buf, len);
+	}
+	/* A kprobe may stand on a jump of ours. */
+	djp_original_text(addr, buf, len);
+
+	if (djp_k.insn_decode(insn, buf, len, INSN_MODE_64))
+		return -EILSEQ;
+	return insn->length;
+}
 
 /*
  * The kernel's decoder gives a length to opcodes that do not exist in 64-bit

@@ -18,9 +18,6 @@
 
 #include "x86/x86.h"
 
-/* How long others may keep us from writing text. */
-#define DJP_TEXT_PATIENCE (5 * HZ)
-
 /**
  * djp_jump_text() - the jump from a site to a detour
  * @site: from
@@ -264,34 +261,38 @@ void djp_site_unban(struct djp_site *site)
 	site->banned = false;
 }
 
-/* Context: kprobe_mutex and text_mutex held. */
-static int djp_poke_locked(struct djp_poke *pokes, int nr, bool all_or_nothing)
+/**
+ * djp_text_put() - write executable memory that nothing reaches
+ * @to: where
+ * @bytes: what
+ * @len: how many
+ *
+ * Context: text_mutex held, may sleep.
+ */
+void djp_text_put(unsigned long to, const u8 *bytes, size_t len)
 {
-	if (!djp_poke_verify(pokes, nr) && all_or_nothing)
-		return -EBUSY;
-	djp_ban_kprobes(pokes, nr);
-	djp_poke_phase(pokes, nr, DJP_PUT_INT3);
-	djp_poke_phase(pokes, nr, DJP_PUT_TAIL);
-	djp_poke_phase(pokes, nr, DJP_PUT_FIRST);
-	djp_unban_kprobes(pokes, nr);
-	return 0;
+	size_t n;
+
+	for (; len; len -= n, to += n, bytes += n) {
+		/* It maps two pages at most (__text_poke(), alternative.c). */
+		n = min_t(size_t, len, PAGE_SIZE);
+		djp_k.text_poke((void *)to, bytes, n);
+	}
 }
 
 /**
- * struct djp_poke_job - text that is to be written, by a worker
+ * struct djp_text_job - something that needs the text locks, done by a worker
  * @work: the work
- * @pokes: what to write where
- * @nr: how many
- * @all_or_nothing: see djp_poke_all()
+ * @fn: what
+ * @data: its argument
  * @ret: the result
  * @state: whether it still waits for the locks; who takes it from there has it
  * @done: it has been done
  */
-struct djp_poke_job {
+struct djp_text_job {
 	struct work_struct	work;
-	struct djp_poke		*pokes;
-	int			nr;
-	bool			all_or_nothing;
+	int			(*fn)(void *data);
+	void			*data;
 	int			ret;
 	atomic_t		state;
 	struct completion	done;
@@ -299,11 +300,11 @@ struct djp_poke_job {
 
 enum { DJP_JOB_WAITS, DJP_JOB_RUNS, DJP_JOB_DROPPED };
 
-static struct workqueue_struct *djp_poke_wq;
+static struct workqueue_struct *djp_text_wq;
 
-static void djp_poke_work(struct work_struct *work)
+static void djp_text_work(struct work_struct *work)
 {
-	struct djp_poke_job *job = container_of(work, struct djp_poke_job, work);
+	struct djp_text_job *job = container_of(work, struct djp_text_job, work);
 	bool dropped;
 
 	/* kernel/kprobes.c takes them in this order. */
@@ -312,8 +313,7 @@ static void djp_poke_work(struct work_struct *work)
 	dropped = atomic_cmpxchg(&job->state, DJP_JOB_WAITS, DJP_JOB_RUNS) !=
 		DJP_JOB_WAITS;
 	if (!dropped)
-		job->ret = djp_poke_locked(job->pokes, job->nr,
-					   job->all_or_nothing);
+		job->ret = job->fn(job->data);
 	mutex_unlock(djp_k.text_mutex);
 	mutex_unlock(djp_k.kprobe_mutex);
 	if (dropped)
@@ -323,39 +323,36 @@ static void djp_poke_work(struct work_struct *work)
 }
 
 /**
- * djp_poke_all() - write the text of many sites
- * @pokes: what to write where
- * @nr: how many; 0 to find out whether text can be written now
- * @all_or_nothing: write nothing if one site does not hold what is expected;
- *	otherwise leave out such sites
+ * djp_text_do() - do something that needs the text locks
+ * @fn: what; it returns 0 or a negative errno
+ * @data: its argument
  *
- * Sites whose text is not the expected one have @foreign set. No kprobe comes,
- * goes or is optimised meanwhile: a kprobe is prepared, with a copy of its
- * instruction, before it can be found, all under kprobe_mutex (register_kprobe(),
- * kernel/kprobes.c).
+ * No kprobe comes, goes or is optimised while @fn runs: a kprobe is prepared, with
+ * a copy of its instruction, before it can be found, all under kprobe_mutex
+ * (register_kprobe(), kernel/kprobes.c).
  *
  * Kprobes' optimiser holds that and text_mutex while it waits for RCU-tasks
  * (kprobe_optimizer(), v6.1), for as long as any task stays preempted. So a worker
  * waits for them, and is left behind if that takes too long. To try again and again
  * instead would lose against somebody who registers kprobes in a loop.
  *
- * Context: task, may sleep, djp_mutex held. Not under cpus_read_lock().
- * Return: 0; or, if nothing was written, -EBUSY for foreign text, -EAGAIN if the
- * locks were not to be had within DJP_TEXT_PATIENCE, -ENOMEM.
+ * Context: task, may sleep, djp_mutex held. Not under cpus_read_lock(). @fn runs
+ * with kprobe_mutex and text_mutex held.
+ * Return: that of @fn; or, if that did not run, -EAGAIN if the locks were not to
+ * be had within DJP_TEXT_PATIENCE, or -ENOMEM.
  */
-int djp_poke_all(struct djp_poke *pokes, int nr, bool all_or_nothing)
+int djp_text_do(int (*fn)(void *data), void *data)
 {
-	struct djp_poke_job *job = kzalloc(sizeof(*job), GFP_KERNEL);
+	struct djp_text_job *job = kzalloc(sizeof(*job), GFP_KERNEL);
 	int ret;
 
 	if (!job)
 		return -ENOMEM;
-	job->pokes = pokes;
-	job->nr = nr;
-	job->all_or_nothing = all_or_nothing;
-	INIT_WORK(&job->work, djp_poke_work);
+	job->fn = fn;
+	job->data = data;
+	INIT_WORK(&job->work, djp_text_work);
 	init_completion(&job->done);
-	queue_work(djp_poke_wq, &job->work);
+	queue_work(djp_text_wq, &job->work);
 	if (!wait_for_completion_timeout(&job->done, DJP_TEXT_PATIENCE)) {
 		if (atomic_cmpxchg(&job->state, DJP_JOB_WAITS,
 				   DJP_JOB_DROPPED) == DJP_JOB_WAITS)
@@ -368,6 +365,63 @@ int djp_poke_all(struct djp_poke *pokes, int nr, bool all_or_nothing)
 }
 
 /**
+ * djp_text_queue() - let a worker wait for the text locks
+ * @work: what to do, behind all that was queued before. It takes the locks itself
+ *
+ * Context: may sleep. djp_patch_exit() waits for it.
+ */
+void djp_text_queue(struct work_struct *work)
+{
+	queue_work(djp_text_wq, work);
+}
+
+/**
+ * struct djp_poke_batch - the arguments of djp_poke_all()
+ * @pokes: what to write where
+ * @nr: how many
+ * @all_or_nothing: whether
+ */
+struct djp_poke_batch {
+	struct djp_poke	*pokes;
+	int		nr;
+	bool		all_or_nothing;
+};
+
+static int djp_poke_locked(void *data)
+{
+	struct djp_poke_batch *b = data;
+
+	if (!djp_poke_verify(b->pokes, b->nr) && b->all_or_nothing)
+		return -EBUSY;
+	djp_ban_kprobes(b->pokes, b->nr);
+	djp_poke_phase(b->pokes, b->nr, DJP_PUT_INT3);
+	djp_poke_phase(b->pokes, b->nr, DJP_PUT_TAIL);
+	djp_poke_phase(b->pokes, b->nr, DJP_PUT_FIRST);
+	djp_unban_kprobes(b->pokes, b->nr);
+	return 0;
+}
+
+/**
+ * djp_poke_all() - write the text of many sites
+ * @pokes: what to write where
+ * @nr: how many; 0 to find out whether text can be written now
+ * @all_or_nothing: write nothing if one site does not hold what is expected;
+ *	otherwise leave out such sites
+ *
+ * Sites whose text is not the expected one have @foreign set.
+ *
+ * Context: as djp_text_do().
+ * Return: 0; or, if nothing was written, -EBUSY for foreign text, -EAGAIN if the
+ * locks were not to be had, -ENOMEM.
+ */
+int djp_poke_all(struct djp_poke *pokes, int nr, bool all_or_nothing)
+{
+	struct djp_poke_batch batch = { pokes, nr, all_or_nothing };
+
+	return djp_text_do(djp_poke_locked, &batch);
+}
+
+/**
  * djp_patch_init() - prepare to write text
  *
  * Context: module load.
@@ -375,8 +429,8 @@ int djp_poke_all(struct djp_poke *pokes, int nr, bool all_or_nothing)
  */
 int djp_patch_init(void)
 {
-	djp_poke_wq = alloc_ordered_workqueue("djprobes", 0);
-	return djp_poke_wq ? 0 : -ENOMEM;
+	djp_text_wq = alloc_ordered_workqueue("djprobes", 0);
+	return djp_text_wq ? 0 : -ENOMEM;
 }
 
 /**
@@ -386,5 +440,5 @@ int djp_patch_init(void)
  */
 void djp_patch_exit(void)
 {
-	destroy_workqueue(djp_poke_wq);
+	destroy_workqueue(djp_text_wq);
 }

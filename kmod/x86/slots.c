@@ -2,7 +2,7 @@
 /*
  * Executable memory for detours.
  *
- * The memory is never writable and executable at once: text_poke_copy() writes it
+ * The memory is never writable and executable at once: text_poke() writes it
  * through an alias that only the writing CPU has, and only while it writes. What
  * is not in use is filled with int3.
  *
@@ -331,23 +331,12 @@ bool djp_slot_alloc(struct djp_slot *slot, size_t size, size_t header,
 
 /**
  * djp_slot_free() - give back what djp_slot_alloc() gave
- * @slot: the slot; nothing can reach it
+ * @slot: the slot; nothing can reach it, and it is filled with int3
  *
- * It is filled with int3, so that whatever reaches it all the same is told at
- * once.
- *
- * Context: djp_mutex held, may sleep, takes text_mutex.
+ * Context: djp_mutex held.
  */
 void djp_slot_free(const struct djp_slot *slot)
 {
-	u8 traps[64];
-	size_t done, n;
-
-	memset(traps, DJP_INT3, sizeof(traps));
-	for (done = 0; done < slot->size; done += n) {
-		n = min(sizeof(traps), slot->size - done);
-		djp_k.text_poke_copy((void *)(slot->addr + done), traps, n);
-	}
 	gen_pool_free(djp_pool, slot->addr, slot->size);
 	djp_stats.detour_bytes_live -= slot->size;
 }

@@ -26,43 +26,6 @@
 static LIST_HEAD(djp_textmaps);
 static unsigned int djp_textmap_last_id;
 
-/**
- * djp_decode() - decode one instruction of the original text
- * @insn: filled in; its pointers to the bytes are not valid any more
- * @addr: where it starts
- * @end: it may not go on beyond
- *
- * "Original" is without our int3s and jumps, and without the kernel's kprobes
- * and optimised kprobes.
- *
- * Context: djp_mutex held.
- * Return: its length, or -EILSEQ.
- */
-int djp_decode(struct insn *insn, unsigned long addr, unsigned long end)
-{
-	unsigned int len = min_t(unsigned long, end - addr, MAX_INSN_SIZE);
-	u8 buf[MAX_INSN_SIZE];
-	u8 kprobe_buf[MAX_INSN_SIZE + 1];
-
-	memcpy(buf, (void *)addr, len);
-	if (djp_k.recover_probed_instruction &&
-	    (buf[0] == DJP_INT3 || buf[0] == DJP_JMP32)) {
-		unsigned long recovered;
-
-		preempt_disable();
-		recovered = djp_k.recover_probed_instruction(kprobe_buf, addr);
-		preempt_enable();
-		if (recovered == (unsigned long)kprobe_buf)
-			memcpy(buf, kprobe_buf, len);
-	}
-	/* A kprobe may stand on a jump of ours. */
-	djp_original_text(addr, buf, len);
-
-	if (djp_k.insn_decode(insn, buf, len, INSN_MODE_64))
-		return -EILSEQ;
-	return insn->length;
-}
-
 static bool djp_kprobe_at(unsigned long addr)
 {
 	bool found;
@@ -225,6 +188,18 @@ static unsigned long djp_symbol_end(const struct djp_textmap *map,
 	return map->end;
 }
 
+/* None if the machine has started with more than one CPU. */
+static bool djp_has_smp_lock(unsigned long start, unsigned long end)
+{
+	bool has;
+
+	mutex_lock(djp_k.text_mutex);
+	/* Its end is inclusive. */
+	has = djp_k.alternatives_text_reserved((void *)start, (void *)end - 1);
+	mutex_unlock(djp_k.text_mutex);
+	return has;
+}
+
 static struct djp_textmap *djp_textmap_build(const struct module *mod)
 {
 	u64 begin = ktime_get_ns();
@@ -248,6 +223,7 @@ static struct djp_textmap *djp_textmap_build(const struct module *mod)
 			__set_bit(addr - map->start, indirect);
 		cond_resched();
 	}
+	map->smp_locks = djp_has_smp_lock(map->start, map->end);
 	djp_map_tables(map);
 	djp_find_pointers(map, djp_map_pointer, map);
 
@@ -458,14 +434,12 @@ bool djp_textmap_has(const struct djp_textmap *map, unsigned long addr)
 }
 
 /**
- * djp_textmap_clip() - an address, or the map's end if that comes first
+ * djp_textmap_end() - one behind the last byte of a map
  * @map: the map
- * @addr: the address
  */
-unsigned long djp_textmap_clip(const struct djp_textmap *map,
-			       unsigned long addr)
+unsigned long djp_textmap_end(const struct djp_textmap *map)
 {
-	return min(addr, map->end);
+	return map->end;
 }
 
 /**
@@ -526,6 +500,22 @@ enum djp_reason djp_textmap_reserved(const struct djp_textmap *map,
 			return DJP_STATIC_CALL;
 	}
 	return DJP_JUMP_LABEL;
+}
+
+/**
+ * djp_textmap_smp_lock() - is there a lock prefix that the kernel patches?
+ * @map: the map
+ * @start: first byte of a range, in the map
+ * @end: one behind its last byte
+ *
+ * Only a machine that has started with one CPU of several has any.
+ *
+ * Context: may sleep; takes text_mutex on such a machine.
+ */
+bool djp_textmap_smp_lock(const struct djp_textmap *map, unsigned long start,
+			  unsigned long end)
+{
+	return map->smp_locks && djp_has_smp_lock(start, end);
 }
 
 /**

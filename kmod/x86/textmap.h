@@ -25,6 +25,8 @@
  * @targets: a bit a byte: something can branch here
  * @reserved: a bit a byte: a jump label or a static call, which the kernel patches
  * @build_ns: how long it took to make
+ * @smp_locks: there are lock prefixes in it that the kernel patches when a second
+ *	CPU comes
  * @untraced: functions with an indirect jump that could not be traced
  * @pointers: addresses in this text that were found in static data
  */
@@ -38,6 +40,7 @@ struct djp_textmap {
 	unsigned long		*targets;
 	unsigned long		*reserved;
 	u64			build_ns;
+	bool			smp_locks;
 	unsigned int		untraced;
 	unsigned int		pointers;
 };

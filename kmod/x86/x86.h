@@ -22,8 +22,9 @@ const struct module *djp_textmap_mod(const struct djp_textmap *map);
 unsigned long djp_textmap_start(const struct djp_textmap *map);
 unsigned long djp_textmap_size(const struct djp_textmap *map);
 bool djp_textmap_has(const struct djp_textmap *map, unsigned long addr);
-unsigned long djp_textmap_clip(const struct djp_textmap *map,
-			       unsigned long addr);
+unsigned long djp_textmap_end(const struct djp_textmap *map);
+bool djp_textmap_smp_lock(const struct djp_textmap *map, unsigned long start,
+			  unsigned long end);
 bool djp_textmap_insn(const struct djp_textmap *map, unsigned long addr);
 unsigned long djp_textmap_target(const struct djp_textmap *map,
 				 unsigned long start, unsigned long end);
@@ -31,7 +32,6 @@ enum djp_reason djp_textmap_reserved(const struct djp_textmap *map,
 				     unsigned long start, unsigned long end,
 				     unsigned long *where);
 void djp_textmap_show(struct seq_file *m);
-int djp_decode(struct insn *insn, unsigned long addr, unsigned long end);
 
 /* x86/int3_path.c */
 int djp_int3_path_init(void);
@@ -43,6 +43,7 @@ void djp_int3_path_show(struct seq_file *m);
 void djp_find_source(unsigned long to, struct djp_source *source);
 
 /* x86/opcode.c */
+int djp_decode(struct insn *insn, unsigned long addr, unsigned long end);
 enum djp_reason djp_displace(const struct insn *insn, unsigned long addr,
 			     struct djp_insn *d);
 bool djp_is_nop(const struct insn *insn);
@@ -55,7 +56,6 @@ bool djp_is_nop(const struct insn *insn);
  * @start: its first byte
  * @end: one behind its last
  * @ftrace: its ftrace site, or 0
- * @smp_locks: there are lock prefixes in it that the kernel patches
  * @bar: why nothing can stand anywhere in it, or DJP_OK
  */
 struct djp_place {
@@ -63,7 +63,6 @@ struct djp_place {
 	unsigned long		start;
 	unsigned long		end;
 	unsigned long		ftrace;
-	bool			smp_locks;
 	enum djp_reason		bar;
 };
 
@@ -89,9 +88,16 @@ void djp_slots_exit(void);
 /* x86/detour.c */
 struct djp_detour *djp_detour_build(const struct djp_site *site,
 				    struct djp_refusal *refusal);
+const u8 *djp_detour_bytes(const struct djp_detour *detour);
+void djp_detour_put(struct djp_detour *detour);
+void djp_detour_scrub(const struct djp_detour *detour);
+void djp_detour_silence(struct djp_detour *detour);
 void djp_detour_free(struct djp_detour *detour);
 
 /* x86/patch.c */
+
+/* How long others may keep us from writing text. */
+#define DJP_TEXT_PATIENCE (5 * HZ)
 
 /**
  * struct djp_poke - a site's text, and what to make of it
@@ -125,6 +131,9 @@ void djp_jump_text(const struct djp_site *site, const struct djp_detour *detour,
 		   u8 *text);
 void djp_bypass_text(const struct djp_site *site, u8 *text);
 void djp_site_text(const struct djp_site *site, u8 *text);
+void djp_text_put(unsigned long to, const u8 *bytes, size_t len);
+void djp_text_queue(struct work_struct *work);
+int djp_text_do(int (*fn)(void *data), void *data);
 int djp_poke_all(struct djp_poke *pokes, int nr, bool all_or_nothing);
 int djp_patch_init(void);
 void djp_patch_exit(void);

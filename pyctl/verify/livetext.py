@@ -50,6 +50,11 @@ def read_memory(transport: Transport, ranges: Iterable[tuple[int, int]]) -> list
     return _read(transport, list(ranges), symbols=False)[1]
 
 
+def peek(transport: Transport, addresses: Iterable[int], length: int = 1) -> list[bytes]:
+    """``length`` bytes at each address."""
+    return read_memory(transport, [(address, length) for address in addresses])
+
+
 def read_text(transport: Transport, ranges: Iterable[tuple[int, int]]) -> list[Text]:
     """The same, with symbols."""
     asked = list(ranges)

@@ -26,7 +26,7 @@ from pyctl.probes import Probe
 from pyctl.transport.base import Closing
 from pyctl.verify.bcc import BccCounter
 from pyctl.verify.jumps import Committed, commit_all
-from pyctl.verify.peek import peek
+from pyctl.verify.livetext import peek
 from pyctl.verify.snapshot import Snapshot, consistent
 from pyctl.workloads import Busy, FileIo, Network, Packets, Running, Timers, Workload, Yield
 

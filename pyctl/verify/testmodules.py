@@ -15,7 +15,7 @@ from pyctl.errors import OracleError
 from pyctl.guest import Guest
 from pyctl.module import SOURCE
 from pyctl.timing import Deadline, attempts
-from pyctl.verify.peek import peek
+from pyctl.verify.livetext import peek
 
 DEBUG = "/sys/kernel/debug"
 LIVEPATCH = "/sys/kernel/livepatch/djp_livepatch"

@@ -11,7 +11,7 @@ from pyctl import Guest, Method, Probes, Reason
 from pyctl.disassembly import compare_on
 from pyctl.verify.judgements import REASONS, MethodCode, SiteFlag, read_judgements
 from pyctl.verify.jumps import commit_all
-from pyctl.verify.peek import peek
+from pyctl.verify.livetext import peek
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 

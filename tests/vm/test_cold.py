@@ -17,7 +17,7 @@ from pyctl import Guest, Probes, Reason
 from pyctl.control import Explanation
 from pyctl.errors import DjprobesError, RemoteOSError
 from pyctl.timing import Deadline, attempts
-from pyctl.verify.peek import peek
+from pyctl.verify.livetext import peek
 from pyctl.verify.testmodules import Peers, Targets
 
 pytestmark = pytest.mark.vm

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyctl import ControlError, Guest, Probes, Reason, RefusedError
-from pyctl.verify.peek import peek
+from pyctl.verify.livetext import peek
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("targets")]
 

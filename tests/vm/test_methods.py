@@ -8,7 +8,7 @@ from pyctl import Guest, Probes, Reason
 from pyctl.errors import TransportError
 from pyctl.module import SOURCE as KMOD
 from pyctl.timing import Deadline, attempts
-from pyctl.verify.peek import peek
+from pyctl.verify.livetext import peek
 from pyctl.verify.testmodules import Peers, Targets
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("targets")]

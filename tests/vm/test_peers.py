@@ -27,7 +27,7 @@ from pyctl.verify.judgements import (
     TextPart,
     read_judgements,
 )
-from pyctl.verify.peek import peek
+from pyctl.verify.livetext import peek
 
 pytestmark = pytest.mark.vm
 
