@@ -232,8 +232,7 @@ enum djp_state {
  * @verdict: how, and why not by a plain jump
  * @strays: one for each bit of @dcr.traps, or NULL
  * @kprobe: for method DJPROBE_KPROBE, while it is in use
- * @ban: on kprobes' blacklist while a jump, or the bypass to it, is in the text
- * @banned: it is
+ * @ban: on kprobes' blacklist from before its bypass until its text is restored
  * @state: where it is in its life
  * @detour: what is in the text now; NULL in DJP_NEW
  * @entry: @detour's first instruction, for the int3 handler
@@ -251,8 +250,7 @@ struct djp_site {
 	struct djp_verdict	verdict;
 	struct djp_stray	*strays;
 	struct djp_kprobe	*kprobe;
-	struct kprobe_blacklist_entry ban;
-	bool			banned;
+	struct djp_ban		*ban;
 	enum djp_state		state;
 	struct djp_detour	*detour;
 	unsigned long		entry;

@@ -89,6 +89,8 @@ static int djp_plan_site(struct djp_site *site, struct djp_refusal *refusal)
 	if (refusal->reason == DJP_OK && site->next && !site->kprobe &&
 	    site->verdict.method == DJPROBE_KPROBE)
 		djp_kprobe_arm(site, refusal);
+	if (refusal->reason == DJP_OK && site->next && djp_ban_alloc(site))
+		djp_refuse(refusal, DJP_NO_MEMORY, site->dcr.addr);
 	if (refusal->reason == DJP_OK)
 		return 0;
 	djp_detour_free(site->next);
@@ -136,7 +138,6 @@ static void djp_plan_poke(struct djp_plan *plan, struct djp_site *site)
 		djp_bypass_text(site, poke->text);
 		poke->int3 = true;
 		poke->tail = site->dcr.insns[0].len - 1;
-		poke->ban = true;
 		break;
 	case DJP_BYPASS:
 		/* With a new detour, the int3 handler only needs to know it. */
@@ -178,6 +179,8 @@ static void djp_plan_undo(struct djp_plan *plan, struct djp_update *updates,
 
 	list_for_each_entry_safe(site, tmp, &plan->sites, touched) {
 		list_del_init(&site->touched);
+		if (!site->detour)
+			djp_ban_lift(site, false);
 		if (site->kprobe && !site->detour) {
 			djp_kprobe_disarm(site->kprobe);
 			site->kprobe = NULL;
@@ -214,7 +217,7 @@ static void djp_plan_withdraw(struct djp_plan *plan)
 	for (i = 0; i < plan->nr_new; i++) {
 		struct djp_site *site = plan->pokes[i].site;
 
-		djp_site_unban(site);
+		djp_ban_lift(site, false);
 		WRITE_ONCE(site->entry, 0);
 		djp_strays_enter(site, NULL);
 		djp_detour_silence(site->next);
@@ -225,10 +228,8 @@ static void djp_plan_withdraw(struct djp_plan *plan)
 }
 
 /*
- * Somebody may have been on the way to register a kprobe in what is now a JTPR: past
- * the look at the blacklist, and waiting for kprobe_mutex. We wait for it again,
- * behind them, and look. A kprobe that is found there is not optimised yet, or the
- * optimiser is still waiting for tasks in our detours.
+ * Somebody may still have been on the way to register a kprobe in what is now a JTPR,
+ * past the look at the blacklist but not yet waiting for kprobe_mutex when we did.
  */
 static int djp_plan_recheck(struct djp_plan *plan)
 {
@@ -240,17 +241,25 @@ static int djp_plan_recheck(struct djp_plan *plan)
 		memcpy(poke->expect, poke->text, sizeof(poke->expect));
 		poke->int3 = false;
 		poke->tail = 0;
-		poke->ban = false;
 		poke->recheck = true;
 	}
 	return djp_poke_all(plan->pokes, plan->nr_new, true);
 }
 
-static int djp_plan_put_detours(void *data)
+/*
+ * Also ban kprobes. Who had looked at the blacklist before waits for kprobe_mutex: we
+ * wait for it again, behind them, before an int3 leads anybody to a detour. For once
+ * a kprobe's optimiser has begun to wait for preempted tasks, it does not know of
+ * those who come to the detour.
+ */
+static int djp_plan_prepare(void *data)
 {
 	struct djp_plan *plan = data;
 	struct djp_site *site;
+	int i;
 
+	for (i = 0; i < plan->nr_new; i++)
+		djp_ban_set(plan->pokes[i].site);
 	list_for_each_entry(site, &plan->sites, touched) {
 		if (site->next)
 			djp_detour_put(site->next);
@@ -262,7 +271,7 @@ static int djp_plan_put_detours(void *data)
 /* Write the text: the new sites first, for they can be taken out again. */
 static int djp_plan_write(struct djp_plan *plan)
 {
-	int ret = djp_text_do(djp_plan_put_detours, plan);
+	int ret = djp_text_do(djp_plan_prepare, plan);
 
 	if (!ret && plan->nr_new)
 		ret = djp_poke_all(plan->pokes, plan->nr_new, true);
@@ -452,7 +461,7 @@ void djp_module_gone(const struct module *mod)
 	djp_poke_all(plan.pokes, plan.nr, false);
 	kvfree(plan.pokes);
 	list_for_each_entry(site, &plan.sites, touched) {
-		djp_site_unban(site);
+		djp_ban_lift(site, false);
 		list_for_each_entry(p, &site->probes, site_node)
 			p->flags |= DJPROBE_FLAG_GONE;
 	}

@@ -23,6 +23,7 @@ struct peer_race {
 	struct task_struct	*task;
 	struct kprobe		kp;
 	unsigned long		addr;
+	bool			stepped;
 	unsigned long		accepted;
 	unsigned long		refused;
 	atomic_long_t		hits;
@@ -38,6 +39,11 @@ static int race_count(struct kprobe *kp, struct pt_regs *regs)
 	return 0;
 }
 
+static void race_stepped(struct kprobe *kp, struct pt_regs *regs,
+			 unsigned long flags)
+{
+}
+
 static int race_run(void *data)
 {
 	struct peer_race *race = data;
@@ -47,6 +53,8 @@ static int race_run(void *data)
 		memset(&race->kp, 0, sizeof(race->kp));
 		race->kp.addr = (kprobe_opcode_t *)race->addr;
 		race->kp.pre_handler = race_count;
+		/* With one a kprobe is not optimised. */
+		race->kp.post_handler = race->stepped ? race_stepped : NULL;
 		if (register_kprobe(&race->kp)) {
 			race->refused++;
 		} else {
@@ -70,15 +78,21 @@ static void race_stop(void)
 	}
 }
 
-static int race_add(const char *word)
+static int race_add(char *word)
 {
 	struct peer_race *race = &races[nr_races];
 	struct task_struct *task;
+	size_t end;
 	int ret;
 
 	if (nr_races == RACE_THREADS)
 		return -ENOSPC;
 	memset(race, 0, sizeof(*race));
+	end = strlen(word) - 1;
+	if (word[end] == 's') {
+		race->stepped = true;
+		word[end] = '\0';
+	}
 	ret = kstrtoul(word, 0, &race->addr);
 	if (ret)
 		return ret;
@@ -92,7 +106,8 @@ static int race_add(const char *word)
 
 /*
  * "race": write addresses, with a space between, and at each a thread registers
- * and unregisters a kprobe without end; write "stop" to end it.
+ * and unregisters a kprobe without end, one that the kernel does not optimise if an
+ * "s" follows the address; write "stop" to end it.
  */
 static ssize_t race_write(struct file *file, const char __user *user,
 			  size_t len, loff_t *pos)
@@ -109,7 +124,7 @@ static ssize_t race_write(struct file *file, const char __user *user,
 	if (strcmp(words, "stop")) {
 		nr_races = 0;
 		while (!ret && (word = strsep(&words, " ")))
-			ret = race_add(word);
+			ret = *word ? race_add(word) : -EINVAL;
 	}
 	mutex_unlock(&race_mutex);
 	return ret ?: len;

@@ -94,14 +94,6 @@ static u32 djp_hash_symbol(unsigned long addr, bool *suffixed)
 	return full_name_hash(NULL, name, len);
 }
 
-/* What is probed is judged as if it were not. */
-static bool djp_is_our_ban(const struct kprobe_blacklist_entry *entry)
-{
-	const struct djp_site *site = djp_site_find(entry->start_addr - 1);
-
-	return site && entry == &site->ban;
-}
-
 /* __within_kprobe_blacklist(), kernel/kprobes.c */
 static int djp_list_blacklist(struct djp_mainline *m)
 {
@@ -120,7 +112,8 @@ static int djp_list_blacklist(struct djp_mainline *m)
 	list_for_each_entry_rcu(entry, djp_k.kprobe_blacklist, list) {
 		if (m->nr_blacklist == nr)
 			break;
-		if (djp_is_our_ban(entry))
+		/* What is probed is judged as if it were not. */
+		if (djp_ban_is(entry))
 			continue;
 		m->blacklist[m->nr_blacklist][0] = entry->start_addr;
 		m->blacklist[m->nr_blacklist][1] = entry->end_addr;

@@ -209,58 +209,6 @@ static void djp_poke_phase(const struct djp_poke *pokes, int nr,
 		djp_text_sync();
 }
 
-/*
- * While a site is in bypass its text behind the first instruction is the original,
- * and kprobes would accept one there. It would never be hit, for the detour goes on
- * behind the DCR; and once optimised, that would be in the middle of its jump.
- */
-static void djp_ban_kprobes(const struct djp_poke *pokes, int nr)
-{
-	int i;
-
-	for (i = 0; i < nr; i++) {
-		struct djp_site *site = pokes[i].site;
-
-		if (!pokes[i].ban || pokes[i].foreign || !djp_by_jump(site) ||
-		    !djp_k.kprobe_blacklist)
-			continue;
-		site->ban.start_addr = site->dcr.addr + 1;
-		site->ban.end_addr = site->dcr.addr + site->dcr.len;
-		list_add_tail_rcu(&site->ban.list, djp_k.kprobe_blacklist);
-		site->banned = true;
-	}
-}
-
-static void djp_unban_kprobes(const struct djp_poke *pokes, int nr)
-{
-	int i;
-
-	for (i = 0; i < nr; i++) {
-		struct djp_site *site = pokes[i].site;
-
-		if (!pokes[i].unban || pokes[i].foreign || !site->banned)
-			continue;
-		list_del_rcu(&site->ban.list);
-		site->banned = false;
-	}
-}
-
-/**
- * djp_site_unban() - take a site off kprobes' blacklist, whatever is in its text
- * @site: the site
- *
- * Context: djp_mutex held, takes kprobe_mutex, for as long as that takes.
- */
-void djp_site_unban(struct djp_site *site)
-{
-	if (!site->banned)
-		return;
-	mutex_lock(djp_k.kprobe_mutex);
-	list_del_rcu(&site->ban.list);
-	mutex_unlock(djp_k.kprobe_mutex);
-	site->banned = false;
-}
-
 /**
  * djp_text_put() - write executable memory that nothing reaches
  * @to: where
@@ -390,14 +338,17 @@ struct djp_poke_batch {
 static int djp_poke_locked(void *data)
 {
 	struct djp_poke_batch *b = data;
+	int i;
 
 	if (!djp_poke_verify(b->pokes, b->nr) && b->all_or_nothing)
 		return -EBUSY;
-	djp_ban_kprobes(b->pokes, b->nr);
 	djp_poke_phase(b->pokes, b->nr, DJP_PUT_INT3);
 	djp_poke_phase(b->pokes, b->nr, DJP_PUT_TAIL);
 	djp_poke_phase(b->pokes, b->nr, DJP_PUT_FIRST);
-	djp_unban_kprobes(b->pokes, b->nr);
+	for (i = 0; i < b->nr; i++) {
+		if (b->pokes[i].unban && !b->pokes[i].foreign)
+			djp_ban_lift(b->pokes[i].site, true);
+	}
 	return 0;
 }
 

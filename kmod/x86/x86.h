@@ -106,8 +106,7 @@ void djp_detour_free(struct djp_detour *detour);
  * @int3: write the int3s first: at byte 0 and at those of @site->dcr.traps
  * @tail: then write so many bytes of @text from byte 1 on, but for the traps
  * @first: then write byte 0 of @text, and the traps
- * @ban: keep kprobes out of the DCR from now on
- * @unban: no more
+ * @unban: then let kprobes into the DCR again
  * @recheck: it was put in a moment ago: is it alone?
  * @withdraw: take it out again, whoever has come meanwhile
  * @text: the new bytes
@@ -119,7 +118,6 @@ struct djp_poke {
 	bool		int3;
 	u8		tail;
 	bool		first;
-	bool		ban;
 	bool		unban;
 	bool		recheck;
 	bool		withdraw;
@@ -137,8 +135,13 @@ int djp_text_do(int (*fn)(void *data), void *data);
 int djp_poke_all(struct djp_poke *pokes, int nr, bool all_or_nothing);
 int djp_patch_init(void);
 void djp_patch_exit(void);
-void djp_site_unban(struct djp_site *site);
 const char *djp_text_owner(const struct djp_poke *poke, unsigned long *addr);
+
+/* x86/ban.c */
+int djp_ban_alloc(struct djp_site *site);
+void djp_ban_set(struct djp_site *site);
+void djp_ban_lift(struct djp_site *site, bool locked);
+bool djp_ban_is(const struct kprobe_blacklist_entry *entry);
 
 /* x86/trap.c */
 int djp_trap_init(void);

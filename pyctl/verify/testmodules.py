@@ -7,7 +7,7 @@ kernel text: kprobes, direct calls, a livepatch. For guests only.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -177,9 +177,17 @@ class Peers:
         )
 
     @contextmanager
-    def race(self, *addresses: int) -> Iterator[None]:
-        """At each address a kprobe comes and goes while the context is open."""
-        self._write("race", " ".join(f"{address:#x}" for address in addresses))
+    def race(self, *addresses: int, optimised: Collection[int] = ()) -> Iterator[None]:
+        """At each address a kprobe comes and goes while the context is open.
+
+        Only those at ``optimised`` addresses may become jumps. Nobody should put a kprobe
+        among the bytes that such a jump covers: the kernel's list of kprobes is corrupt
+        when the optimised one, on its way out, comes back (6.1 and 6.12 kernel/kprobes.c:
+        unoptimize_kprobe() has moved it to freeing_list, where reuse_unused_kprobe() does
+        not look).
+        """
+        words = [f"{at:#x}" + ("" if at in optimised else "s") for at in addresses]
+        self._write("race", " ".join(words))
         try:
             yield
         finally:

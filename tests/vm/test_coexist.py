@@ -282,17 +282,32 @@ def test_a_kprobe_that_was_begun_before_us(other_guest: Guest, where: str, state
 
 
 @pytest.mark.parametrize(
-    "offsets", [(0, IA, IA + 8), (0, IA, IA + 4, IA + 8)], ids=["around", "inside"]
+    ("optimised", "stepped"),
+    [
+        ((), (0, IA, IA + 4, IA + 8)),
+        ((IA,), (0, IA + 8)),
+        ((IA + 4,), (0, IA)),
+        ((IA + 8,), (0, IA, IA + 4)),
+    ],
+    ids=["stepped", "at", "inside", "behind"],
 )
-def test_racing_with_kprobes(other_guest: Guest, offsets: tuple[int, ...]) -> None:
-    """A djprobe and kprobes around it come and go without end, and the function is called."""
+def test_racing_with_kprobes(
+    other_guest: Guest, optimised: tuple[int, ...], stepped: tuple[int, ...]
+) -> None:
+    """A djprobe and kprobes around it come and go without end, and the function is called.
+
+    Nobody stands where an optimised one's jump would be, see Peers.race().
+    """
     log = other_guest.kernel_log()
     functions, peers = Targets(other_guest), Peers(other_guest)
     start = functions.address(FUNCTION)
     before = functions.text(start, LENGTH)
     with (
         functions.load(FUNCTION, FUNCTION) as load,
-        peers.race(*(start + offset for offset in offsets)),
+        peers.race(
+            *(start + offset for offset in (*optimised, *stepped)),
+            optimised=[start + offset for offset in optimised],
+        ),
         functions.churn(start + IA),
     ):
         for _ in attempts(Deadline.after(RACE_SECONDS)):
