@@ -28,7 +28,7 @@ from pyctl.verify.testmodules import DEBUG, Calls, Targets, parse_calls
 
 MODULE = "djp_test"
 SCRIPT = "pyctl.verify.remote.victim"
-#: Comes back with something else when it is overwritten under its caller.
+#: Returns something else, if it returns, to whom its code was changed under.
 FUNCTION = "djp_test_victim"
 #: Its DCR ends in a call of a function that sleeps when it is told to.
 SLEEPY_FUNCTION = "djp_test_sleepy"
@@ -103,6 +103,8 @@ class Victim(Closing):
         self._transport = guest.transport
         self._kind = kind
         self._function = function
+        self._before = Calls(0, 0)
+        self._before = self.calls
         self._process: Process | None = None
         with contextlib.ExitStack() as stack:
             # Or what preempts it has to give way after a second.
@@ -134,8 +136,9 @@ class Victim(Closing):
 
     @property
     def calls(self) -> Calls:
-        """Calls of its function by all victims so far, one that is under way too."""
-        return parse_calls(self._read("victim"))[self._function]
+        """Its calls so far, one that is under way too, and wrong results."""
+        now = parse_calls(self._read("victim"))[self._function]
+        return Calls(now.calls - self._before.calls, now.wrong - self._before.wrong)
 
     @property
     def handled(self) -> Handled:
@@ -177,11 +180,15 @@ class Victim(Closing):
     @contextmanager
     def handler(self) -> Iterator[None]:
         """A probe with a C handler at the function's entry, while the context is open."""
-        self._write("victim_handler", "register")
+        self.register_handler()
         try:
             yield
         finally:
             self.unregister_handler()
+
+    def register_handler(self) -> None:
+        """The same, without a context."""
+        self._write("victim_handler", "register")
 
     def unregister_handler(self) -> None:
         """Take it away, if it is there; returns when it will not run again."""
