@@ -11,7 +11,6 @@ For guests that may be lost: on a wrong strategy the victim, or its kernel, dies
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from pyctl.control import Control
 from pyctl.errors import OracleError
 from pyctl.guest import Guest
 from pyctl.timing import Deadline, attempts
-from pyctl.transport import Process, Transport, bootstrap
+from pyctl.transport import Process, bootstrap
 from pyctl.transport.base import Closing
 from pyctl.verify.preemption import Preemption
 from pyctl.verify.testmodules import DEBUG, Calls, Targets, parse_calls
@@ -106,12 +105,15 @@ class Victim(Closing):
         self._before = Calls(0, 0)
         self._before = self.calls
         self._process: Process | None = None
-        with contextlib.ExitStack() as stack:
-            # Or what preempts it has to give way after a second.
-            stack.enter_context(_unthrottled(self._transport))
+        # Or what preempts it has to give way after a second.
+        self._throttle: bytes | None = self._transport.read(THROTTLE)
+        self._transport.write(THROTTLE, b"-1")
+        try:
             if kind is VictimKind.USER:
-                self._process = stack.enter_context(self._started())
-            self._stack = stack.pop_all()
+                self._process = self._start()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def target(self) -> str:
@@ -196,19 +198,27 @@ class Victim(Closing):
 
     def close(self) -> None:
         """Let go, and end it."""
+        if self._throttle is None:
+            return
         try:
             self._write("hold", "stop")
+            self._transport.write(THROTTLE, self._throttle)
+            self._throttle = None
         finally:
-            self._stack.close()
+            if self._process is not None:
+                self._process.close()
 
-    @contextmanager
-    def _started(self) -> Iterator[Process]:
+    def _start(self) -> Process:
         argv = bootstrap.command("djp-victim", f"{DEBUG}/{MODULE}/victim", self._function)
-        with self._transport.spawn(argv) as process:
+        process = self._transport.spawn(argv)
+        try:
             process.send(bootstrap.bundle(SCRIPT))
             if process.read_line(PATIENCE) is None:
                 raise OracleError(f"the victim did not start\n{process.stderr_tail()}")
-            yield process
+        except BaseException:
+            process.close()
+            raise
+        return process
 
     def _read(self, file: str) -> str:
         return self._transport.read(f"{DEBUG}/{MODULE}/{file}").decode()
@@ -235,13 +245,3 @@ def places(control: Control, target: str) -> Places:
         raise OracleError(f"{target}: no detour of two instructions: {found}")
     second = found.entries[1]
     return Places(found.address + second.offset, found.detour.address + 1, second.address)
-
-
-@contextmanager
-def _unthrottled(transport: Transport) -> Iterator[None]:
-    before = transport.read(THROTTLE)
-    transport.write(THROTTLE, b"-1")
-    try:
-        yield
-    finally:
-        transport.write(THROTTLE, before)
