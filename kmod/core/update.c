@@ -228,8 +228,9 @@ static void djp_plan_withdraw(struct djp_plan *plan)
 }
 
 /*
- * Somebody may still have been on the way to register a kprobe in what is now a JTPR,
- * past the look at the blacklist but not yet waiting for kprobe_mutex when we did.
+ * Nobody could tell whether somebody was on the way to register a kprobe in what is now
+ * a JTPR, past the look at the blacklist. We wait for kprobe_mutex again, behind them,
+ * and look.
  */
 static int djp_plan_recheck(struct djp_plan *plan)
 {
@@ -246,12 +247,7 @@ static int djp_plan_recheck(struct djp_plan *plan)
 	return djp_poke_all(plan->pokes, plan->nr_new, true);
 }
 
-/*
- * Also ban kprobes. Who had looked at the blacklist before waits for kprobe_mutex: we
- * wait for it again, behind them, before an int3 leads anybody to a detour. For once
- * a kprobe's optimiser has begun to wait for preempted tasks, it does not know of
- * those who come to the detour.
- */
+/* Also ban kprobes, before an int3 leads anybody to a detour. */
 static int djp_plan_prepare(void *data)
 {
 	struct djp_plan *plan = data;
@@ -272,13 +268,23 @@ static int djp_plan_prepare(void *data)
 static int djp_plan_write(struct djp_plan *plan)
 {
 	int ret = djp_text_do(djp_plan_prepare, plan);
+	bool unsure = false;
 
-	if (!ret && plan->nr_new)
+	/*
+	 * Kprobes of those who looked at the blacklist before have to be there to
+	 * be found now: once a kprobe's optimiser has begun to wait for preempted
+	 * tasks, it does not know of those who come to the detour later.
+	 */
+	if (!ret && plan->nr_new) {
+		ret = djp_ban_settle();
+		unsure = ret == -EOPNOTSUPP;
+	}
+	if ((!ret || unsure) && plan->nr_new)
 		ret = djp_poke_all(plan->pokes, plan->nr_new, true);
 	if (ret)
 		return ret;
 	plan->exposed = plan->nr_new;
-	if (plan->nr_new)
+	if (unsure)
 		ret = djp_plan_recheck(plan);
 	if (!ret && plan->nr > plan->nr_new)
 		ret = djp_poke_all(plan->pokes + plan->nr_new,

@@ -140,6 +140,7 @@ const char *djp_text_owner(const struct djp_poke *poke, unsigned long *addr);
 /* x86/ban.c */
 int djp_ban_alloc(struct djp_site *site);
 void djp_ban_set(struct djp_site *site);
+int djp_ban_settle(void);
 void djp_ban_lift(struct djp_site *site, bool locked);
 bool djp_ban_is(const struct kprobe_blacklist_entry *entry);
 
