@@ -212,7 +212,8 @@ static void djp_plan_withdraw(struct djp_plan *plan)
 		poke->withdraw = true;
 	}
 	/* Whatever holds it up, it can't stay: nobody would know of it. */
-	while (djp_poke_all(plan->pokes, plan->nr_new, false))
+	while (djp_poke_all(plan->pokes, plan->nr_new, false,
+			    DJP_TEXT_PATIENCE))
 		cond_resched();
 	for (i = 0; i < plan->nr_new; i++) {
 		struct djp_site *site = plan->pokes[i].site;
@@ -244,7 +245,8 @@ static int djp_plan_recheck(struct djp_plan *plan)
 		poke->tail = 0;
 		poke->recheck = true;
 	}
-	return djp_poke_all(plan->pokes, plan->nr_new, true);
+	return djp_poke_all(plan->pokes, plan->nr_new, true,
+			    DJP_TEXT_PATIENCE);
 }
 
 /* Also ban kprobes, before an int3 leads anybody to a detour. */
@@ -267,7 +269,7 @@ static int djp_plan_prepare(void *data)
 /* Write the text: the new sites first, for they can be taken out again. */
 static int djp_plan_write(struct djp_plan *plan)
 {
-	int ret = djp_text_do(djp_plan_prepare, plan);
+	int ret = djp_text_do(djp_plan_prepare, plan, DJP_TEXT_PATIENCE);
 	bool unsure = false;
 
 	/*
@@ -280,7 +282,8 @@ static int djp_plan_write(struct djp_plan *plan)
 		unsure = ret == -EOPNOTSUPP;
 	}
 	if ((!ret || unsure) && plan->nr_new)
-		ret = djp_poke_all(plan->pokes, plan->nr_new, true);
+		ret = djp_poke_all(plan->pokes, plan->nr_new, true,
+				   DJP_TEXT_PATIENCE);
 	if (ret)
 		return ret;
 	plan->exposed = plan->nr_new;
@@ -288,7 +291,8 @@ static int djp_plan_write(struct djp_plan *plan)
 		ret = djp_plan_recheck(plan);
 	if (!ret && plan->nr > plan->nr_new)
 		ret = djp_poke_all(plan->pokes + plan->nr_new,
-				   plan->nr - plan->nr_new, true);
+				   plan->nr - plan->nr_new, true,
+				   DJP_TEXT_PATIENCE);
 	return ret;
 }
 
@@ -394,7 +398,7 @@ int djp_update_locked(struct djp_update *updates, int nr,
 
 	memset(refusal, 0, sizeof(*refusal));
 	/* Before anything waits for the text: is it to be had at all? */
-	if (djp_poke_all(NULL, 0, true))
+	if (djp_poke_all(NULL, 0, true, DJP_TEXT_PATIENCE))
 		return djp_refuse(refusal, DJP_KPROBES_BUSY, 0);
 	for (done = 0; done < nr; done++) {
 		refusal->index = done;
@@ -468,7 +472,7 @@ void djp_module_gone(const struct module *mod)
 			      GFP_KERNEL | __GFP_NOFAIL);
 	djp_plan_pokes(&plan);
 	/* What others have patched too, or can't be written: the text goes anyway. */
-	djp_poke_all(plan.pokes, plan.nr, false);
+	djp_poke_all(plan.pokes, plan.nr, false, DJP_TEXT_PATIENCE);
 	kvfree(plan.pokes);
 	list_for_each_entry(site, &plan.sites, touched) {
 		djp_ban_lift(site, false);
