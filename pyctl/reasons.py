@@ -226,6 +226,11 @@ class Reason(StrEnum):
         "kernel lockdown forbids probes",
         "as for kprobes: boot without lockdown=confidentiality",
     )
+    DETOURS_BUSY = (
+        "detours-busy",
+        "a task stands in a retired detour, so its memory can't be freed",
+        "read the file blockers for who it is, and try again when it has gone on",
+    )
 
 
 CODES = {reason.value: reason for reason in Reason}

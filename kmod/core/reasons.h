@@ -49,7 +49,8 @@ R(FOREIGN_TEXT, "foreign-text", EBUSY, "somebody else has changed the bytes here
 R(OUT_OF_RANGE, "out-of-range", ERANGE, "a relative operand does not reach from the detour", "probe another instruction") \
 R(GONE, "gone", ENODEV, "the probe's module was unloaded", "remove the probe; add it again when the module is back") \
 R(NO_MEMORY, "no-memory", ENOMEM, "out of memory for detours or counters", "remove probes, then commit to free their memory") \
-R(LOCKED_DOWN, "locked-down", EPERM, "kernel lockdown forbids probes", "as for kprobes: boot without lockdown=confidentiality")
+R(LOCKED_DOWN, "locked-down", EPERM, "kernel lockdown forbids probes", "as for kprobes: boot without lockdown=confidentiality") \
+R(DETOURS_BUSY, "detours-busy", EBUSY, "a task stands in a retired detour, so its memory can't be freed", "read the file blockers for who it is, and try again when it has gone on")
 
 enum djp_reason {
 #define DJP_REASON_ENUM(name, code, err, sentence, hint) DJP_##name,
