@@ -280,6 +280,7 @@ static int __init djp_test_init(void)
 	djp_test_patched_init(djp_test_dir);
 	djp_test_load_init(djp_test_dir);
 	djp_test_churn_init(djp_test_dir);
+	djp_test_victim_init(djp_test_dir);
 	ret = djp_test_handlers_init(djp_test_dir);
 	if (ret)
 		goto err_dir;
@@ -306,6 +307,7 @@ static void __exit djp_test_exit(void)
 	djp_test_load_exit();
 	djp_test_peers_exit();
 	djp_test_hold_exit();
+	djp_test_victim_exit();
 	djp_test_handlers_exit();
 }
 
