@@ -87,6 +87,10 @@ void djp_test_churn_exit(void);
 void djp_test_load_init(struct dentry *dir);
 void djp_test_load_exit(void);
 
+/* spin.c */
+void djp_test_spin_init(struct dentry *dir);
+void djp_test_spin_exit(void);
+
 int djp_test_handlers_init(struct dentry *dir);
 void djp_test_handlers_exit(void);
 int djp_test_hold_init(struct dentry *dir);

@@ -280,6 +280,7 @@ static int __init djp_test_init(void)
 	djp_test_patched_init(djp_test_dir);
 	djp_test_load_init(djp_test_dir);
 	djp_test_churn_init(djp_test_dir);
+	djp_test_spin_init(djp_test_dir);
 	djp_test_victim_init(djp_test_dir);
 	ret = djp_test_handlers_init(djp_test_dir);
 	if (ret)
@@ -303,6 +304,7 @@ err_dir:
 static void __exit djp_test_exit(void)
 {
 	debugfs_remove_recursive(djp_test_dir);
+	djp_test_spin_exit();
 	djp_test_churn_exit();
 	djp_test_load_exit();
 	djp_test_peers_exit();
