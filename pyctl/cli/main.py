@@ -11,6 +11,7 @@ import typer
 from rich.console import RenderableType
 from rich.table import Table
 
+from pyctl.cli.bench import bench_app
 from pyctl.cli.census import census
 from pyctl.cli.demo import demo
 from pyctl.cli.explain import explain
@@ -36,6 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(vm_app, name="vm")
+app.add_typer(bench_app, name="bench")
 app.command()(demo)
 app.command()(explain)
 app.command()(census)
