@@ -35,11 +35,8 @@ class LiveBars:
             line.append(f" {row.live_ms:,.0f} ms", style="dim")
             yield line
         if timed:
-            yield Text(
-                " " * LABEL + "from the commit until all are jumps; each step to the right of "
-                "the same length is the same factor",
-                style="dim",
-            )
+            caption = "from the commit until all are jumps, on a logarithmic scale"
+            yield Text(" " * LABEL + caption, style="dim")
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         return Measurement(1, min(options.max_width, LABEL + BAR + 12))
