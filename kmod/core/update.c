@@ -317,6 +317,7 @@ static void djp_site_settle(struct djp_site *site)
 		site->deferred = false;
 	} else if (site->state == DJP_NEW) {
 		site->state = DJP_BYPASS;
+		site->seq = ++djp_sequence;
 	}
 	if (site->verdict.method != DJPROBE_KPROBE) {
 		djp_retire(old);
@@ -426,6 +427,9 @@ int djp_update_locked(struct djp_update *updates, int nr,
 		if (updates[i].change == DJP_REMOVE)
 			djp_probe_detach(updates[i].probe);
 	}
+	/* Nothing is left to wait for. */
+	if (!djp_stats.sites)
+		djp_sweep_soon();
 	return 0;
 undo:
 	djp_plan_undo(&plan, updates, done);
