@@ -210,11 +210,11 @@ class ControlError(DjprobesError):
                 # Tabs are kept, so that the caret stands under the token in any terminal.
                 lead = "".join("\t" if c == "\t" else " " for c in self.text[: self.column - 1])
                 parts.append(f"    {lead}^{'~' * (len(self.token or ' ') - 1)}")
-        if self.offending:
+        if self.reason == Reason.DETOURS_BUSY and self.owner:
+            parts.append(f"  in the way: {self.owner} at {self.offending or 'an unknown place'}")
+        elif self.offending:
             whose = f" (it is {self.owner}'s)" if self.owner else ""
             parts.append(f"  offending: {self.offending}{whose}")
-        elif self.owner:
-            parts.append(f"  in the way: {self.owner}")
         if self.hint:
             parts.append(f"  hint: {self.hint}")
         if count > 1:

@@ -34,7 +34,8 @@ class Reason(StrEnum):
     SYNTAX = (
         "syntax",
         "this is not a command",
-        "p[:NAME] TARGET [count] [method=METHOD], -:NAME, -*, enable NAME, disable NAME or commit",
+        "p[:NAME] TARGET [count] [method=METHOD], -:NAME, -*, enable NAME, disable NAME, "
+        "commit or reclaim",
     )
     TOO_LONG = (
         "too-long",
@@ -216,6 +217,11 @@ class Reason(StrEnum):
         "the probe's module was unloaded",
         "remove the probe; add it again when the module is back",
     )
+    DETOURS_BUSY = (
+        "detours-busy",
+        "tasks are still in detours that were retired",
+        "read the file blockers for who and where, and try again",
+    )
     NO_MEMORY = (
         "no-memory",
         "out of memory for detours or counters",
@@ -225,11 +231,6 @@ class Reason(StrEnum):
         "locked-down",
         "kernel lockdown forbids probes",
         "as for kprobes: boot without lockdown=confidentiality",
-    )
-    DETOURS_BUSY = (
-        "detours-busy",
-        "a task stands in a retired detour, so its memory can't be freed",
-        "read the file blockers for who it is, and try again when it has gone on",
     )
 
 

@@ -198,7 +198,8 @@ class FakeDjprobes(RecordingTransport):
         if "reclaim" in last and self._reclaim():
             number, line = next(item for item in lines if item[1].split() == ["reclaim"])
             busy = Reason.DETOURS_BUSY
-            late = _Refusal(errno.EBUSY, busy, "reclaim", busy.sentence, busy.hint)
+            where = f"{self.holder.address:#x} {self.holder.address_symbol}"
+            late = _Refusal(errno.EBUSY, busy, "reclaim", busy.sentence, busy.hint, where)
             self._refuse(late, number, line, owner=self.holder.task)
 
     def _command(self, table: dict[str, ProbeStatus], words: list[str]) -> set[str]:

@@ -50,8 +50,7 @@ R(OUT_OF_RANGE, "out-of-range", ERANGE, "a relative operand does not reach from 
 R(GONE, "gone", ENODEV, "the probe's module was unloaded", "remove the probe; add it again when the module is back") \
 R(DETOURS_BUSY, "detours-busy", EBUSY, "tasks are still in detours that were retired", "read the file blockers for who and where, and try again") \
 R(NO_MEMORY, "no-memory", ENOMEM, "out of memory for detours or counters", "remove probes, then commit to free their memory") \
-R(LOCKED_DOWN, "locked-down", EPERM, "kernel lockdown forbids probes", "as for kprobes: boot without lockdown=confidentiality") \
-R(DETOURS_BUSY, "detours-busy", EBUSY, "a task stands in a retired detour, so its memory can't be freed", "read the file blockers for who it is, and try again when it has gone on")
+R(LOCKED_DOWN, "locked-down", EPERM, "kernel lockdown forbids probes", "as for kprobes: boot without lockdown=confidentiality")
 
 enum djp_reason {
 #define DJP_REASON_ENUM(name, code, err, sentence, hint) DJP_##name,

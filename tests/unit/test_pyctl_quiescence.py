@@ -125,7 +125,7 @@ def test_reclaim(kernel: FakeDjprobes) -> None:
     assert not isinstance(error, RefusedError)
     assert (error.errno, error.reason) == (errno.EBUSY, Reason.DETOURS_BUSY)
     assert error.owner == HOLDER.task
-    assert "in the way: kworker/1:2 busy[4711]" in str(error)
+    assert "in the way: kworker/1:2 busy[4711] at 0xffffffff81000107 vfs_write" in str(error)
     (blocker,) = probes.blockers()
     assert blocker.kind is BlockerKind.RECLAIM
     assert str(blocker).startswith("the detour of vfs_read+0x5 waits: kworker")
