@@ -95,8 +95,7 @@ class Stats:
     ``detour_bytes_*`` in bytes. ``extra`` has the keys that this version does not know.
 
     ``last_stop_ns`` is the longest time that any CPU was kept from running tasks by the last
-    proof, ``last_lock_ns`` the longest that interrupts were off or a run queue was locked in
-    it, ``last_commit_ns`` the last ``commit`` from its beginning to its return.
+    proof, ``last_commit_ns`` the last ``commit`` from its beginning to its return.
     ``tasks_moved`` counts what strategy ``fixup`` has moved, ever.
     """
 
@@ -124,7 +123,6 @@ class Stats:
     detours_retired: int
     tasks_moved: int
     last_commit_ns: int
-    last_lock_ns: int
     extra: Mapping[str, int | str] = field(default_factory=dict)
 
 

@@ -91,6 +91,10 @@ void djp_test_load_exit(void);
 void djp_test_spin_init(struct dentry *dir);
 void djp_test_spin_exit(void);
 
+/* refuse.c */
+int djp_test_refuse_init(struct dentry *dir);
+void djp_test_refuse_exit(void);
+
 int djp_test_handlers_init(struct dentry *dir);
 void djp_test_handlers_exit(void);
 int djp_test_hold_init(struct dentry *dir);

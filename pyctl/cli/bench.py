@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
@@ -23,14 +23,12 @@ from pyctl.bench.rows import (
 )
 from pyctl.bench.table import document, table
 from pyctl.cli.layout import screen, svg
-from pyctl.cli.options import JsonOption
+from pyctl.cli.options import JsonOption, chosen, words
 from pyctl.cli.output import Reporter
 from pyctl.errors import UsageError
 from pyctl.verify.preemption import Preemption
 
 WIDTH = 118
-
-Choice = TypeVar("Choice", bound=StrEnum)
 
 bench_app = typer.Typer(help="Measure, in throw-away guests.", no_args_is_help=True)
 
@@ -46,6 +44,9 @@ def quiesce(
     picture: Annotated[
         Path | None,
         typer.Option("--svg", "--picture", help="Also write what is shown to this SVG file."),
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Also write the JSON document to this file.")
     ] = None,
     boot: Annotated[str, typer.Option(metavar="GUEST", help="Boot this one.")] = "bookworm-cloud",
     strategies: Annotated[
@@ -86,6 +87,9 @@ def quiesce(
         if picture is not None:
             picture.parent.mkdir(parents=True, exist_ok=True)
             picture.write_text(svg(console, title="djp bench quiesce", name="djp-quiesce"))
+        if save is not None:
+            save.parent.mkdir(parents=True, exist_ok=True)
+            save.write_text(json.dumps(document(rows), indent=2) + "\n")
         if as_json:
             report.result(document(rows), shown)
         sys.stdout.flush()
@@ -99,25 +103,10 @@ def chosen_cells(
         return default_cells()
     return product_cells(
         words(strategies) or STRATEGIES,
-        [one_of(Preemption, word) for word in words(preempt)] or [Preemption.FULL],
-        [one_of(Case, word) for word in words(cases)] or [Case.IDLE],
+        chosen(Preemption, preempt) or [Preemption.FULL],
+        chosen(Case, cases) or [Case.IDLE],
         [number(word) for word in words(probes)] or PROBES,
     )
-
-
-def words(text: str | None) -> list[str]:
-    """What stands between the commas."""
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
-
-
-def one_of(kind: type[Choice], word: str) -> Choice:
-    """The member of that value."""
-    try:
-        return kind(word)
-    except ValueError as error:
-        raise UsageError(
-            f"{word!r} is no {kind.__name__.lower()}", hint=f"there are {', '.join(kind)}"
-        ) from error
 
 
 def number(word: str) -> int:

@@ -19,6 +19,7 @@ from pyctl.cli.layout import key_table
 from pyctl.cli.options import WHERE_HELP, JsonOption, OnOption, open_host
 from pyctl.cli.output import Reporter
 from pyctl.cli.quiescence import blockers, reclaim, strategy, tune
+from pyctl.cli.soak import soak_command
 from pyctl.cli.vm import vm_app
 from pyctl.control import ProbeStatus
 from pyctl.errors import UsageError
@@ -45,6 +46,7 @@ app.command()(strategy)
 app.command()(blockers)
 app.command()(reclaim)
 app.command()(tune)
+app.command("soak")(soak_command)
 
 
 @app.callback()

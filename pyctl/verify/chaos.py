@@ -52,10 +52,11 @@ class Storm(Adversary):
 
 @dataclass(frozen=True)
 class Suspend(Adversary):
-    """Attempts to suspend, which freeze every task and thaw it again (``pm_test``). Counts
-    ``attempt``, and ``refused`` (somebody could not be frozen)."""
+    """Attempts to suspend, which freeze everything before a device of djp_test refuses.
+    Counts ``attempt``, ``frozen`` (that came so far), ``aborted`` (that did not)."""
 
     name: ClassVar[str] = "suspend"
+    refusals: str = "/sys/kernel/debug/djp_test/refusals"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from pyctl.kernellog import KernelLog
 from pyctl.probes import Probes
 from pyctl.quiescence import AUTO
 from pyctl.timing import Deadline, attempts
-from pyctl.transport import Transport
 from pyctl.verify.bulk import find_targets
 from pyctl.verify.chaos import Commits, Hogs, Hotplug, Mortal, Storm, Suspend
 from pyctl.verify.kerneltext import KernelText, TextDiff
@@ -188,8 +187,3 @@ def _reclaim(probes: Probes) -> None:
     raise OracleError(
         "retired detours are not reclaimed: " + "; ".join(str(one) for one in probes.blockers())
     )
-
-
-def can_suspend(transport: Transport) -> bool:
-    """Whether an attempt to suspend can be made that is only an attempt."""
-    return transport.exists("/sys/power/pm_test")

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 CPUS = "/sys/devices/system/cpu"
 THROTTLE = "/proc/sys/kernel/sched_rt_runtime_us"
 STATE = "/sys/power/state"
-PM_TEST = "/sys/power/pm_test"
-PM_DELAY = "/sys/module/suspend/parameters/pm_test_delay"
 
 
 def read(path: str) -> str:
@@ -127,38 +125,36 @@ class Hogs(Work):
 
 
 class Suspend(Work):
-    """Attempts to suspend: tasks are frozen and thawed again, by ``pm_test``. Counts
-    ``attempt``, and ``refused`` (somebody could not be frozen in time)."""
+    """Attempts to suspend: everything is frozen, then a device of djp_test refuses, and
+    everything is thawed. Counts ``attempt``, ``frozen`` (that came as far as the device) and
+    ``aborted`` (that did not: somebody could not be frozen). Parameters: refusals (the
+    file that counts what the device has refused)."""
 
     def set_up(self) -> dict[str, Any]:
         """What this kernel has."""
-        if not os.access(PM_TEST, os.W_OK):
-            raise Failed(f"this kernel has no {PM_TEST}: an attempt would be a suspend")
+        if not os.access(self.parameters["refusals"], os.R_OK):
+            raise Failed("without djp_test's device an attempt would be a suspend")
         states = read(STATE).split()
-        if not states:
-            raise Failed("this kernel can't suspend")
-        self.state = "freeze" if "freeze" in states else states[0]
-        write(PM_TEST, "freezer")
-        if os.access(PM_DELAY, os.W_OK):
-            write(PM_DELAY, "0")
-        return {"state": self.state}
+        if "freeze" not in states:
+            raise Failed("this kernel can't suspend to idle")
+        return {}
 
     def run(self, turn: Turn) -> dict[str, int]:
         """One after the other."""
-        done = {"attempt": 0, "refused": 0}
-        while turn.more(done["attempt"]):
+        attempts, before = 0, self._refusals()
+        while turn.more(attempts):
             try:
-                write(STATE, self.state)
+                write(STATE, "freeze")
             except OSError:
-                done["refused"] += 1
-            done["attempt"] += 1
+                attempts += 1
+            else:
+                raise Failed("the machine was suspended, although the device should refuse")
             time.sleep(0.05)
-        return done
+        frozen = self._refusals() - before
+        return {"attempt": attempts, "frozen": frozen, "aborted": attempts - frozen}
 
-    def clean_up(self) -> None:
-        """A suspend is one again."""
-        if os.access(PM_TEST, os.W_OK):
-            write(PM_TEST, "none")
+    def _refusals(self) -> int:
+        return int(read(self.parameters["refusals"]))
 
 
 class Mortal(Work):
