@@ -30,6 +30,8 @@ static unsigned int djp_deadline_ms = 2000;
 module_param_named(deadline_ms, djp_deadline_ms, uint, 0644);
 MODULE_PARM_DESC(deadline_ms, "how long a commit may take before it is partial, in milliseconds (default: 2000)");
 
+/* Even if no time is left: what was proven is not to be lost. */
+#define DJP_PATIENCE_MIN	msecs_to_jiffies(100)
 /* Between two looks of one commit. */
 #define DJP_PAUSE_MIN	msecs_to_jiffies(1)
 #define DJP_PAUSE_MAX	msecs_to_jiffies(50)
@@ -141,6 +143,13 @@ static struct djp_site *djp_danger_still(const struct djp_danger *danger)
 		site : NULL;
 }
 
+/* How long to wait for those who keep us from writing text. */
+static long djp_patience(const struct djp_proof *proof)
+{
+	return clamp_t(long, proof->deadline - jiffies, DJP_PATIENCE_MIN,
+		       DJP_TEXT_PATIENCE);
+}
+
 static void djp_settle(struct djp_proof *proof)
 {
 	LIST_HEAD(empty);
@@ -166,7 +175,7 @@ static void djp_settle(struct djp_proof *proof)
 		else if (danger->reclaim && !danger->busy)
 			list_move_tail(&danger->detour->retired_node, &empty);
 	}
-	djp_reclaim(&empty);
+	djp_reclaim(&empty, djp_patience(proof));
 	djp_mark_landings();
 }
 
@@ -208,7 +217,7 @@ static int djp_jump(struct djp_proof *proof)
 		djp_jump_text(site, site->detour, poke->text);
 		nr++;
 	}
-	busy = djp_poke_all(pokes, nr, false);
+	busy = djp_poke_all(pokes, nr, false, djp_patience(proof));
 	for (i = 0; i < nr; i++) {
 		site = pokes[i].site;
 		if (busy || pokes[i].foreign) {

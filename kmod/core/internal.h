@@ -424,7 +424,7 @@ void djp_commit_exit(void);
 struct list_head *djp_retired_list(void);
 long djp_retired_due(void);
 void djp_retire(struct djp_detour *detour);
-void djp_reclaim(struct list_head *detours);
+void djp_reclaim(struct list_head *detours, long patience);
 void djp_retired_silence(void);
 
 /* core/resolve.c */

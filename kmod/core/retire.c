@@ -98,18 +98,19 @@ static int djp_scrub(void *data)
 /**
  * djp_reclaim() - free retired detours
  * @detours: those that nobody is in, off the list of all
+ * @patience: how long to wait for the text locks, jiffies
  *
  * If the text can't be written now they stay retired.
  *
  * Context: djp_commit_mutex and djp_mutex held, may sleep.
  */
-void djp_reclaim(struct list_head *detours)
+void djp_reclaim(struct list_head *detours, long patience)
 {
 	struct djp_detour *detour, *tmp;
 
 	if (list_empty(detours))
 		return;
-	if (djp_text_do(djp_scrub, detours)) {
+	if (djp_text_do(djp_scrub, detours, patience)) {
 		list_splice(detours, &djp_retired);
 		return;
 	}

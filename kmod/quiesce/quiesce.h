@@ -131,8 +131,8 @@ void djp_proof_free(struct djp_proof *proof);
 void djp_scan_begin(struct djp_scan *scan, struct djp_proof *proof,
 		    bool moves);
 void djp_scan_end(struct djp_scan *scan);
-void djp_scan_task(struct djp_scan *scan, struct task_struct *task,
-		   unsigned long sp);
+bool djp_scan_task(struct djp_scan *scan, struct task_struct *task,
+		   unsigned long sp, bool mark);
 unsigned long djp_scan_range(struct djp_scan *scan, struct task_struct *task,
 			     unsigned long start, unsigned long end, bool mark);
 
@@ -157,6 +157,8 @@ int djp_stop_and_scan(struct djp_proof *proof);
 
 /* quiesce/rendezvous.c */
 int djp_rendezvous_idle(struct djp_proof *proof);
+int djp_rendezvous_passed(unsigned long start, unsigned long end,
+			  unsigned long deadline);
 
 /* quiesce/rcu_tasks.c */
 void djp_rcu_tasks_exit(void);

@@ -65,6 +65,7 @@ struct djp_answer {
  * @room: for how many there is memory
  * @overrun: there were more
  * @last: mark what is found: nobody is asked for again
+ * @patient: who is in a danger will leave: ask again
  * @cpus: those whose interrupt stacks have not been seen yet
  * @ask: those to interrupt now
  * @answers: of each CPU
@@ -76,6 +77,7 @@ struct djp_meeting {
 	unsigned int			room;
 	bool				overrun;
 	bool				last;
+	bool				patient;
 	cpumask_var_t			cpus;
 	cpumask_var_t			ask;
 	struct djp_answer __percpu	*answers;
@@ -143,7 +145,7 @@ static void djp_answer_ipi(void *data)
 
 	answer->task_clean = true;
 	answer->irq_clean = true;
-	/* On the CPU that asks this is called, and interrupts nobody. */
+	/* On the CPU that asks this is just called. */
 	if (in_hardirq()) {
 		get_task_struct(current);
 		answer->task = current;
@@ -152,7 +154,7 @@ static void djp_answer_ipi(void *data)
 	answer->ns = ktime_get_mono_fast_ns() - begin;
 }
 
-enum djp_seen { DJP_SEEN, DJP_RUNS };
+enum djp_seen { DJP_SEEN, DJP_ASK_AGAIN };
 
 /* Context: task_call_func(), interrupts off. */
 static int djp_see_held(struct task_struct *task, void *data)
@@ -161,19 +163,20 @@ static int djp_see_held(struct task_struct *task, void *data)
 	u64 begin = ktime_get_mono_fast_ns();
 	struct djp_meeting *m = data;
 	unsigned long sp;
+	bool clean;
 
 	/* Set for as long as it uses its stack (finish_task(), sched/core.c). */
 	if (smp_load_acquire(&task->on_cpu))
-		return DJP_RUNS;
+		return DJP_ASK_AGAIN;
 	/* It will not run again, and its stack may be gone. */
 	if (READ_ONCE(task->__state) == TASK_DEAD || !page)
 		return DJP_SEEN;
 	sp = READ_ONCE(task->thread.sp);
 	if (sp < page || sp >= page + THREAD_SIZE)
 		sp = page;
-	djp_scan_task(&m->scan, task, sp);
+	clean = djp_scan_task(&m->scan, task, sp, !m->patient);
 	djp_took(m, begin);
-	return DJP_SEEN;
+	return clean || !m->patient ? DJP_SEEN : DJP_ASK_AGAIN;
 }
 
 static void djp_see(struct task_struct *task, void *data)
@@ -200,7 +203,7 @@ static void djp_see_idle(struct djp_meeting *m)
 		djp_see(djp_k.idle_task(cpu), m);
 }
 
-static void djp_see_all(struct djp_meeting *m)
+static void djp_see_listed(struct djp_meeting *m)
 {
 	struct task_struct *group, *task;
 
@@ -208,6 +211,11 @@ static void djp_see_all(struct djp_meeting *m)
 	for_each_process_thread(group, task)
 		djp_see(task, m);
 	rcu_read_unlock();
+}
+
+static void djp_see_all(struct djp_meeting *m)
+{
+	djp_see_listed(m);
 	djp_see_idle(m);
 	djp_exiting_each(djp_see, m);
 }
@@ -331,6 +339,56 @@ static int djp_rendezvous_prove(struct djp_proof *proof)
 int djp_rendezvous_idle(struct djp_proof *proof)
 {
 	return djp_meet(proof, djp_see_idle);
+}
+
+/**
+ * djp_rendezvous_passed() - wait until everybody has been seen outside a function
+ * @start: its first byte; only tasks run it, and none that exits
+ * @end: one behind its last
+ * @deadline: in jiffies
+ *
+ * Whoever comes later may be in it. So when it returns, who is in it has come after
+ * the call.
+ *
+ * Context: task, may sleep until @deadline.
+ * Return: 0, -EAGAIN if somebody stayed in it, -ENOMEM, or -EOPNOTSUPP if this kernel
+ * offers no rendezvous.
+ */
+int djp_rendezvous_passed(unsigned long start, unsigned long end,
+			  unsigned long deadline)
+{
+	struct djp_meeting m = { .patient = true };
+	struct djp_proof *proof;
+	int ret = -ENOMEM;
+
+	if (!djp_rendezvous.offered())
+		return -EOPNOTSUPP;
+	proof = kzalloc(sizeof(*proof), GFP_KERNEL);
+	if (!proof)
+		return ret;
+	proof->dangers = kvcalloc(1, sizeof(*proof->dangers), GFP_KERNEL);
+	if (!proof->dangers)
+		goto out;
+	proof->nr = 1;
+	proof->dangers->start = start;
+	proof->dangers->end = end;
+	ret = djp_dangers_index(proof) ?: djp_meeting_begin(&m, proof);
+	if (!ret)
+		djp_see_listed(&m);
+	while (!ret && m.nr) {
+		djp_round(&m);
+		if (m.nr && time_after(jiffies, deadline))
+			ret = -EAGAIN;
+		else if (m.nr)
+			schedule_timeout_uninterruptible(1);
+	}
+	if (m.overrun)
+		ret = -EAGAIN;
+	djp_meeting_end(&m);
+out:
+	djp_proof_free(proof);
+	kfree(proof);
+	return ret;
 }
 
 /* task_call_func() is there since 9b3c4ab3045e (v5.16). */

@@ -207,19 +207,23 @@ djp_scan_range(struct djp_scan *scan, struct task_struct *task,
  * @scan: what for
  * @task: the task
  * @sp: its stack pointer, on its kernel stack
+ * @mark: set dangers busy
  *
  * Context: the task can't run meanwhile; preemption is off.
+ * Return: true if it is in no danger, or was moved out of it.
  */
-void djp_scan_task(struct djp_scan *scan, struct task_struct *task,
-		   unsigned long sp)
+bool djp_scan_task(struct djp_scan *scan, struct task_struct *task,
+		   unsigned long sp, bool mark)
 {
 	unsigned long top = (unsigned long)task_stack_page(task) + THREAD_SIZE;
+	bool clean = !djp_scan_range(scan, task, sp, top, false) ||
+		djp_words_are_stale(scan, task);
 
-	if (djp_scan_range(scan, task, sp, top, false) &&
-	    !djp_words_are_stale(scan, task))
+	if (!clean && mark)
 		djp_scan_range(scan, task, sp, top, true);
 	scan->proof->tasks++;
 	scan->proof->words += (top - sp) / sizeof(long);
+	return clean;
 }
 
 /**

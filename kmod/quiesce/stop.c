@@ -54,7 +54,7 @@ static void djp_stop_task(struct task_struct *task, void *data)
 	/* Never seen; if it is, look at all of the stack. */
 	if (sp < page || sp >= page + THREAD_SIZE)
 		sp = page;
-	djp_scan_task(&stop->scan, task, sp);
+	djp_scan_task(&stop->scan, task, sp, true);
 }
 
 static void djp_stop_all(struct djp_stop *stop)
