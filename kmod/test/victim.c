@@ -218,9 +218,13 @@ static int djp_victim_handler_do(const char *what)
 	int ret = -EINVAL;
 
 	if (!strcmp(what, "register")) {
+		djp_victim_handled = 0;
+		djp_victim_late = 0;
 		ret = register_djprobe(&djp_victim_probe);
 		djp_victim_registered |= !ret;
 	} else if (!strcmp(what, "unregister")) {
+		if (!djp_victim_registered)
+			return 0;
 		ret = unregister_djprobe(&djp_victim_probe);
 		djp_victim_registered &= !!ret;
 		/* It must not be running any more. */

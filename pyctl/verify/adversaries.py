@@ -11,7 +11,6 @@ For guests that may be lost: on a wrong strategy the victim, or its kernel, dies
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,14 +20,14 @@ from pyctl.control import Control
 from pyctl.errors import OracleError
 from pyctl.guest import Guest
 from pyctl.timing import Deadline, attempts
-from pyctl.transport import Process, Transport, bootstrap
+from pyctl.transport import Process, bootstrap
 from pyctl.transport.base import Closing
 from pyctl.verify.preemption import Preemption
 from pyctl.verify.testmodules import DEBUG, Calls, Targets, parse_calls
 
 MODULE = "djp_test"
 SCRIPT = "pyctl.verify.remote.victim"
-#: Comes back with something else when it is overwritten under its caller.
+#: Returns something else, if it returns, to whom its code was changed under.
 FUNCTION = "djp_test_victim"
 #: Its DCR ends in a call of a function that sleeps when it is told to.
 SLEEPY_FUNCTION = "djp_test_sleepy"
@@ -103,13 +102,18 @@ class Victim(Closing):
         self._transport = guest.transport
         self._kind = kind
         self._function = function
+        self._before = Calls(0, 0)
+        self._before = self.calls
         self._process: Process | None = None
-        with contextlib.ExitStack() as stack:
-            # Or what preempts it has to give way after a second.
-            stack.enter_context(_unthrottled(self._transport))
+        # Or what preempts it has to give way after a second.
+        self._throttle: bytes | None = self._transport.read(THROTTLE)
+        self._transport.write(THROTTLE, b"-1")
+        try:
             if kind is VictimKind.USER:
-                self._process = stack.enter_context(self._started())
-            self._stack = stack.pop_all()
+                self._process = self._start()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def target(self) -> str:
@@ -134,8 +138,9 @@ class Victim(Closing):
 
     @property
     def calls(self) -> Calls:
-        """Calls of its function by all victims so far, one that is under way too."""
-        return parse_calls(self._read("victim"))[self._function]
+        """Its calls so far, one that is under way too, and wrong results."""
+        now = parse_calls(self._read("victim"))[self._function]
+        return Calls(now.calls - self._before.calls, now.wrong - self._before.wrong)
 
     @property
     def handled(self) -> Handled:
@@ -177,11 +182,15 @@ class Victim(Closing):
     @contextmanager
     def handler(self) -> Iterator[None]:
         """A probe with a C handler at the function's entry, while the context is open."""
-        self._write("victim_handler", "register")
+        self.register_handler()
         try:
             yield
         finally:
             self.unregister_handler()
+
+    def register_handler(self) -> None:
+        """The same, without a context."""
+        self._write("victim_handler", "register")
 
     def unregister_handler(self) -> None:
         """Take it away, if it is there; returns when it will not run again."""
@@ -189,19 +198,27 @@ class Victim(Closing):
 
     def close(self) -> None:
         """Let go, and end it."""
+        if self._throttle is None:
+            return
         try:
             self._write("hold", "stop")
+            self._transport.write(THROTTLE, self._throttle)
+            self._throttle = None
         finally:
-            self._stack.close()
+            if self._process is not None:
+                self._process.close()
 
-    @contextmanager
-    def _started(self) -> Iterator[Process]:
+    def _start(self) -> Process:
         argv = bootstrap.command("djp-victim", f"{DEBUG}/{MODULE}/victim", self._function)
-        with self._transport.spawn(argv) as process:
+        process = self._transport.spawn(argv)
+        try:
             process.send(bootstrap.bundle(SCRIPT))
             if process.read_line(PATIENCE) is None:
                 raise OracleError(f"the victim did not start\n{process.stderr_tail()}")
-            yield process
+        except BaseException:
+            process.close()
+            raise
+        return process
 
     def _read(self, file: str) -> str:
         return self._transport.read(f"{DEBUG}/{MODULE}/{file}").decode()
@@ -228,13 +245,3 @@ def places(control: Control, target: str) -> Places:
         raise OracleError(f"{target}: no detour of two instructions: {found}")
     second = found.entries[1]
     return Places(found.address + second.offset, found.detour.address + 1, second.address)
-
-
-@contextmanager
-def _unthrottled(transport: Transport) -> Iterator[None]:
-    before = transport.read(THROTTLE)
-    transport.write(THROTTLE, b"-1")
-    try:
-        yield
-    finally:
-        transport.write(THROTTLE, before)
