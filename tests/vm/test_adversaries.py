@@ -16,9 +16,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pyctl import ControlError, Guest, Probe, Probes
-from pyctl.blockers import Blocker, parse_blockers
-from pyctl.control import DEBUGFS
+from pyctl import Blocker, ControlError, Guest, Probe, Probes
 from pyctl.errors import DjprobesError, RemoteOSError
 from pyctl.module import SOURCE as KMOD
 from pyctl.timing import Deadline, attempts
@@ -104,7 +102,7 @@ def lab(guest: Guest, targets: None, probes: Probes) -> Iterator[Probes]:
 
 
 def blockers(guest: Guest) -> list[Blocker]:
-    return parse_blockers(guest.transport.read(f"{DEBUGFS}/blockers").decode())
+    return list(Probes(guest.transport).blockers())
 
 
 def reclaim(probes: Probes) -> bool:
@@ -144,7 +142,7 @@ def assert_named(guest: Guest, victim: Victim, kind: str, address: int | None) -
     if address is not None:
         assert address in {b.address for b in found}
     if kind == "jump":
-        assert {b.symbol.partition("+")[0] for b in found} == {victim.target}
+        assert {b.address_symbol.partition("+")[0] for b in found} == {victim.target}
 
 
 def expect_reclaim(
@@ -246,7 +244,7 @@ def test_nothing_is_written_under_the_victim(
         elif strategy == "fixup":
             assert held
             assert (state, others, blocked) == ("jump", "jump", [])
-            assert result.stats.extra["tasks_moved"]
+            assert result.stats.tasks_moved
         elif strategy == BLIND:
             assert held
             assert (state, others) == ("bypass", "bypass")
