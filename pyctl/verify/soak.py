@@ -109,11 +109,11 @@ def soak(
         before = probes.stats()
         start = time.monotonic()
         standing = probes.add(f"djp_test:{CHECKED[0]}")
-        writer = stack.enter_context(_writer("soak", 0, functions, seed).prepare(transport))
+        writer = stack.enter_context(make_writer("soak", 0, functions, seed).prepare(transport))
         # Kernel threads, which no freezer stops; they end last, so that nobody counts on.
         with targets.load(*CHECKED) as threads:
             beside = {
-                kind: stack.enter_context(_workload(kind, functions, seed).prepare(transport))
+                kind: stack.enter_context(make_workload(kind, functions, seed).prepare(transport))
                 for kind in trouble
             }
             for running in beside.values():
@@ -159,13 +159,13 @@ def _commit(
     return total
 
 
-def _writer(name: str, number: int, pool: tuple[str, ...], seed: int) -> Commits:
+def make_writer(name: str, number: int, pool: tuple[str, ...], seed: int) -> Commits:
     """The first or the second; they have no function in common that is counted exactly."""
     oracles = tuple(ORACLES)[number::2]
     return Commits(writer=name, oracles=oracles, pool=pool, seed=seed + number)
 
 
-def _workload(kind: Trouble, pool: tuple[str, ...], seed: int) -> Workload:
+def make_workload(kind: Trouble, pool: tuple[str, ...], seed: int) -> Workload:
     kinds: Mapping[Trouble, Workload] = {
         Trouble.HOTPLUG: Hotplug(seed=seed),
         Trouble.MODULES: Modules(),
@@ -173,7 +173,7 @@ def _workload(kind: Trouble, pool: tuple[str, ...], seed: int) -> Workload:
         Trouble.HOGS: Hogs(),
         Trouble.SUSPEND: Suspend(),
         Trouble.KILL: Mortal(seed=seed),
-        Trouble.WRITERS: _writer("other", 1, pool, seed),
+        Trouble.WRITERS: make_writer("other", 1, pool, seed),
     }
     return kinds[kind]
 

@@ -80,9 +80,8 @@ class Commits(Work):
     def _batch(self) -> None:
         """Added, committed, driven, removed."""
         oracles = self.random.sample(self.oracles, self.random.randint(1, len(self.oracles)))
-        pool = self.random.sample(
-            self.parameters["pool"], self.random.randint(0, self.parameters["batch"])
-        )
+        most = min(self.parameters["batch"], len(self.parameters["pool"]))
+        pool = self.random.sample(self.parameters["pool"], self.random.randint(0, most))
         targets = dict(enumerate(oracles + pool))
         self._write("".join(f"p:{self.name}_{n} {name}\n" for n, name in targets.items()))
         self.done["probe"] += len(targets)
