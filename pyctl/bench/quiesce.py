@@ -36,8 +36,10 @@ LIVE_SECONDS = 120.0
 ROUND_SECONDS = 300.0
 #: Registering and removing thousands of kprobes takes minutes.
 SLOW_ROUND_SECONDS = 3600.0
-#: No further round of a cell begins after so many seconds; three of one that is slow.
+#: No further round of a cell begins after so many seconds, but there are some; one is
+#: enough of what waits 10 s in each, or registers thousands of kprobes.
 CELL_SECONDS = 20.0
+LONG_ROUND_SECONDS = 5.0
 FEWEST_ROUNDS = 3
 
 Progress = Callable[[str], None]
@@ -143,8 +145,11 @@ class Rounds(Closing):
         begin = time.monotonic()
         answers = []
         for number in range(rounds):
-            late = time.monotonic() - begin > CELL_SECONDS
-            if late and (number >= FEWEST_ROUNDS or cell.case is Case.HELD or slow(cell)):
+            passed = time.monotonic() - begin
+            long = cell.case is Case.HELD or slow(cell)
+            if long and passed > LONG_ROUND_SECONDS:
+                break
+            if number >= FEWEST_ROUNDS and passed > CELL_SECONDS:
                 break
             answers.append(self._round(cell, sites))
         return make_row(cell, answers)
