@@ -289,7 +289,12 @@ static int __init djp_test_init(void)
 	ret = djp_test_peers_init(djp_test_dir);
 	if (ret)
 		goto err_hold;
+	ret = djp_test_nest_init(djp_test_dir);
+	if (ret)
+		goto err_peers;
 	return 0;
+err_peers:
+	djp_test_peers_exit();
 err_hold:
 	djp_test_hold_exit();
 err_handlers:
@@ -304,6 +309,7 @@ static void __exit djp_test_exit(void)
 	debugfs_remove_recursive(djp_test_dir);
 	djp_test_churn_exit();
 	djp_test_load_exit();
+	djp_test_nest_exit();
 	djp_test_peers_exit();
 	djp_test_hold_exit();
 	djp_test_handlers_exit();
