@@ -13,7 +13,7 @@
  *   ACTION  count or handler: of the djprobes, but that the outer one has a handler
  *           where PLACE is handler
  *   EVENT   call, timer, softirq, nmi, debug or fault
- *   PLACE   handler, copied or trap
+ *   PLACE   handler, copied, trap or anywhere
  *
  * and N events happen at that place, or as many as can be had. Read "key value"
  * lines: landed, elsewhere (events), inner_calls, inner_hits, inner_missed,
@@ -44,8 +44,8 @@
 /* How long it is tried, and how long without having had one event. */
 #define DJP_NEST_LIMIT	(30 * (u64)NSEC_PER_SEC)
 #define DJP_NEST_VAIN	(NSEC_PER_SEC / 2)
-/* How long one attempt to meet the trap may take. */
-#define DJP_NEST_TRAP_TIME	(10 * NSEC_PER_MSEC)
+/* How long one attempt is, where it hits the outer probe all the time. */
+#define DJP_NEST_BURST		(10 * NSEC_PER_MSEC)
 
 enum djp_nest_form {
 	DJP_FORM_BYPASS,
@@ -76,6 +76,7 @@ static const char * const djp_nest_places[] = {
 	[DJP_NEST_HANDLER] = "handler",
 	[DJP_NEST_COPIED] = "copied",
 	[DJP_NEST_TRAP] = "trap",
+	[DJP_NEST_ANYWHERE] = "anywhere",
 };
 
 /**
@@ -223,10 +224,16 @@ static int djp_nest_remove(enum djp_nest_form form)
 	return 0;
 }
 
+static bool djp_nest_in_bursts(void)
+{
+	return djp_nest.place == DJP_NEST_TRAP ||
+	       djp_nest.place == DJP_NEST_ANYWHERE;
+}
+
 /* One attempt: the outer probe is hit, and the event may happen. */
 static int djp_nest_try(void)
 {
-	const u64 end = ktime_get_mono_fast_ns() + DJP_NEST_TRAP_TIME;
+	const u64 end = ktime_get_mono_fast_ns() + DJP_NEST_BURST;
 	unsigned long to = (unsigned long)djp_nest_buffer;
 	unsigned long len = DJP_NEST_DWELL;
 
@@ -244,7 +251,7 @@ static int djp_nest_try(void)
 	WRITE_ONCE(djp_nest.armed, true);
 	do {
 		djp_nest_outer(to, len);
-	} while (djp_nest.place == DJP_NEST_TRAP && READ_ONCE(djp_nest.armed) &&
+	} while (djp_nest_in_bursts() && READ_ONCE(djp_nest.armed) &&
 		 ktime_get_mono_fast_ns() < end);
 	WRITE_ONCE(djp_nest.armed, false);
 	if (djp_nest.event == DJP_NEST_FAULT)
@@ -312,6 +319,21 @@ static int djp_nest_run(enum djp_nest_form form, bool handler, unsigned long n)
 	return ret ?: left;
 }
 
+static bool djp_nest_is_possible(void)
+{
+	switch (djp_nest.event) {
+	case DJP_NEST_NMI:
+		return true;
+	case DJP_NEST_TIMER:
+	case DJP_NEST_SOFTIRQ:
+		return djp_nest.place != DJP_NEST_TRAP;
+	case DJP_NEST_CALL:
+		return djp_nest.place == DJP_NEST_HANDLER;
+	default:
+		return !djp_nest_in_bursts();
+	}
+}
+
 static int djp_nest_parse(char *text)
 {
 	char *form = strsep(&text, " "), *action = strsep(&text, " ");
@@ -333,13 +355,11 @@ static int djp_nest_parse(char *text)
 	if (ret || which_form < 0 || which_action < 0 || which_event < 0 ||
 	    which_place < 0)
 		return -EINVAL;
-	/* Elsewhere nobody calls; and the others don't come in the int3 path. */
-	if ((which_event == DJP_NEST_CALL && which_place != DJP_NEST_HANDLER) ||
-	    (which_event != DJP_NEST_NMI && which_place == DJP_NEST_TRAP))
-		return -EINVAL;
 	memset(&djp_nest, 0, sizeof(djp_nest));
 	djp_nest.event = which_event;
 	djp_nest.place = which_place;
+	if (!djp_nest_is_possible())
+		return -EINVAL;
 	return djp_nest_run(which_form, which_action, n);
 }
 

@@ -28,6 +28,7 @@ enum djp_nest_place {
 	DJP_NEST_HANDLER,	/* the outer probe's handler */
 	DJP_NEST_COPIED,	/* an instruction that the outer probe displaced */
 	DJP_NEST_TRAP,		/* the kernel's way from the int3 to either */
+	DJP_NEST_ANYWHERE,	/* whatever it is at, between one hit and the next */
 	DJP_NEST_NR_PLACES
 };
 

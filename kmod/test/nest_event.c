@@ -65,9 +65,11 @@ static bool djp_nest_in_place(struct pt_regs *regs)
 		return READ_ONCE(djp_nest.in_handler);
 	case DJP_NEST_COPIED:
 		return djp_nest_is_copy(regs->ip);
-	default:
+	case DJP_NEST_TRAP:
 		/* Two levels that count as NMIs: the int3's, and this. */
 		return (preempt_count() & NMI_MASK) > NMI_OFFSET;
+	default:
+		return true;
 	}
 }
 

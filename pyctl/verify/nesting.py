@@ -7,8 +7,6 @@ instead of djprobes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -17,7 +15,6 @@ from pyctl.module import SOURCE
 from pyctl.parsing import parse_number, parse_pairs
 
 NEST = "/sys/kernel/debug/djp_test/nest"
-OPTIMISATION = "/proc/sys/debug/kprobes-optimization"
 #: Where the outer and the inner probe are, without the module's name.
 OUTER = "djp_test_dwell_probe"
 INNER = "djp_test_plain"
@@ -29,7 +26,7 @@ class Form(StrEnum):
     BYPASS = "bypass"
     JUMP = "jump"
     INT3 = "int3"
-    #: The kernel's own, as an int3 or as a jump: see :meth:`Nest.optimisation`.
+    #: The kernel's own, as an int3 or as a jump: see ``testmodules.kprobe_optimisation()``.
     KPROBE = "kprobe"
 
 
@@ -63,6 +60,8 @@ class Place(StrEnum):
     COPIED = "copied"
     #: The kernel's int3 handler, on the way to either.
     TRAP = "trap"
+    #: Whatever it is at between one hit and the next.
+    ANYWHERE = "anywhere"
 
 
 @dataclass(frozen=True)
@@ -121,13 +120,3 @@ class Nest:
         self._transport.write(NEST, line.encode())
         pairs = parse_pairs(self._transport.read(NEST).decode(), "nest", separator=" ")
         return Nested(**{key: parse_number(value, f"nest: {key}") for key, value in pairs.items()})
-
-    @contextmanager
-    def optimisation(self, on: bool) -> Iterator[None]:
-        """Whether kprobes may become jumps while the context is open."""
-        before = self._transport.read(OPTIMISATION)
-        self._transport.write(OPTIMISATION, b"1" if on else b"0")
-        try:
-            yield
-        finally:
-            self._transport.write(OPTIMISATION, before)

@@ -14,6 +14,7 @@ import pytest
 from pyctl import Guest
 from pyctl.errors import RemoteOSError
 from pyctl.verify.nesting import Action, Event, Form, Nest, Nested, Place
+from pyctl.verify.testmodules import kprobe_optimisation
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("targets")]
 
@@ -24,6 +25,8 @@ TIMES = 100
 IN_HANDLER = [(event, Place.HANDLER) for event in Event]
 IN_COPIED = [(event, Place.COPIED) for event in Event if event is not Event.CALL]
 IN_TRAP = [(Event.NMI, Place.TRAP)]
+#: Between the instructions of a detour too.
+ANYWHERE = [(event, Place.ANYWHERE) for event in (Event.TIMER, Event.NMI)]
 OURS = [Form.JUMP, Form.BYPASS, Form.INT3]
 #: A handler that a trap leads to has interrupts off; so has a single-stepped instruction.
 INTERRUPTS = {Event.TIMER, Event.SOFTIRQ}
@@ -35,14 +38,14 @@ def nest(watched: Guest) -> Nest:
 
 
 @pytest.fixture
-def optimised(nest: Nest) -> Iterator[None]:
-    with nest.optimisation(True):
+def optimised(watched: Guest) -> Iterator[None]:
+    with kprobe_optimisation(watched.transport, on=True):
         yield
 
 
 @pytest.fixture
-def stepped(nest: Nest) -> Iterator[None]:
-    with nest.optimisation(False):
+def stepped(watched: Guest) -> Iterator[None]:
+    with kprobe_optimisation(watched.transport, on=False):
         yield
 
 
@@ -58,7 +61,7 @@ def run(
 @pytest.mark.parametrize("action", Action)
 @pytest.mark.parametrize(
     ("form", "event", "place"),
-    [(form, event, place) for form in OURS for event, place in IN_HANDLER + IN_COPIED]
+    [(form, event, place) for form in OURS for event, place in IN_HANDLER + IN_COPIED + ANYWHERE]
     + [(form, event, place) for form in (Form.BYPASS, Form.INT3) for event, place in IN_TRAP],
 )
 def test_every_hit_is_counted(
@@ -123,7 +126,8 @@ def test_a_stepped_kprobe_loses_what_hits_on_the_way_to_it(nest: Nest) -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "place"), [(Event.CALL, Place.COPIED), (Event.TIMER, Place.TRAP)]
+    ("event", "place"),
+    [(Event.CALL, Place.COPIED), (Event.TIMER, Place.TRAP), (Event.DEBUG, Place.ANYWHERE)],
 )
 def test_there_is_no_such_experiment(nest: Nest, event: Event, place: Place) -> None:
     with pytest.raises(RemoteOSError):
