@@ -97,6 +97,7 @@ void djp_test_peers_exit(void);
 int djp_test_nest_init(struct dentry *dir);
 void djp_test_nest_exit(void);
 void djp_test_plans_init(struct dentry *dir);
+void djp_test_cost_init(struct dentry *dir);
 
 /* peers.c: what the kernel does not export. */
 int djp_test_lookup(const char *name, unsigned long *addr);
