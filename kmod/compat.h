@@ -27,6 +27,7 @@ struct bug_entry;
 struct exception_table_entry;
 struct jump_entry;
 struct seq_file;
+struct stack_info;
 struct static_call_site;
 
 /* One line for each symbol: kind, return type, name, arguments. */
@@ -62,6 +63,8 @@ REQ(int, set_memory_nx, (unsigned long addr, int numpages)) \
 REQ(struct task_struct *, idle_task, (int cpu)) \
 REQ(int, arch_stack_walk_reliable, (stack_trace_consume_fn fn, void *cookie, struct task_struct *task)) \
 REQ(int, stop_machine_cpuslocked, (cpu_stop_fn_t fn, void *data, const struct cpumask *cpus)) \
+OPT(int, task_call_func, (struct task_struct *p, int (*fn)(struct task_struct *p, void *arg), void *arg)) \
+OPT(int, get_stack_info, (unsigned long *stack, struct task_struct *task, struct stack_info *info, unsigned long *visit_mask)) \
 OPT(int, freeze_processes, (void)) \
 OPT(void, thaw_processes, (void))
 
@@ -89,6 +92,8 @@ OPT(char, __x86_indirect_thunk_array) \
 OPT(char, __indirect_thunk_start) \
 OPT(char, __indirect_thunk_end) \
 OPT(struct list_head, kprobe_blacklist) \
+OPT(unsigned int, freeze_timeout_msecs) \
+OPT(struct mutex, system_transition_mutex) \
 OPT(struct kprobe_insn_cache, kprobe_optinsn_slots) \
 OPT(struct bug_entry, __start___bug_table) \
 OPT(struct bug_entry, __stop___bug_table)

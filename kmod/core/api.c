@@ -235,7 +235,7 @@ EXPORT_SYMBOL_GPL(disable_djprobe);
  * time; what could not be proven safe stays in bypass, fires, and is tried again
  * in the background.
  *
- * Context: task, may sleep; user tasks are frozen meanwhile.
+ * Context: task, may sleep.
  * Return: how many sites are still in bypass, 0 if none; -ENOMEM; -ERESTARTSYS.
  */
 int commit_djprobes(void)
@@ -245,7 +245,7 @@ int commit_djprobes(void)
 	ret = djp_lock_freezable(&djp_commit_mutex);
 	if (ret)
 		return ret;
-	ret = djp_commit_locked(false);
+	ret = djp_commit_locked(DJP_COMMIT);
 	mutex_unlock(&djp_commit_mutex);
 	return ret;
 }

@@ -3,120 +3,55 @@
  * Commits: one quiescence for all sites that wait for their jump and for all
  * detours that wait to be freed.
  *
- * A commit is bounded and may be partial. What could not be proven stays as it
- * is - a bypass fires, a retired detour costs memory - and is tried again in the
- * background, less and less often.
+ * A commit takes down what nobody may stand in, lets go of djp_mutex, has the
+ * strategy find out who does, and then writes the jumps of the sites and frees the
+ * detours that nobody is in. It tries again, less and less often, until nothing is
+ * left or its time is over; the rest is partial. What could not be proven stays as
+ * it is - a bypass fires, a retired detour costs memory -, the file blockers says who
+ * holds it up, and it is tried again in the background.
+ *
+ * No lock is held while it waits but djp_commit_mutex. Meanwhile probes come and go;
+ * what was proven of a site holds if it is still the same, in the same bypass, which
+ * its @seq tells. Detours are freed nowhere else.
  */
+#include <linux/freezer.h>
 #include <linux/kernel.h>
 #include <linux/ktime.h>
+#include <linux/module.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
-#include <linux/sort.h>
 #include <linux/workqueue.h>
 
 #include "core/internal.h"
 #include "quiesce/quiesce.h"
 #include "x86/x86.h"
 
+static unsigned int djp_deadline_ms = 2000;
+module_param_named(deadline_ms, djp_deadline_ms, uint, 0644);
+MODULE_PARM_DESC(deadline_ms, "how long a commit may take before it is partial, in milliseconds (default: 2000)");
+
+/* Even if no time is left: what was proven is not to be lost. */
+#define DJP_PATIENCE_MIN	msecs_to_jiffies(100)
+/* Between two looks of one commit. */
+#define DJP_PAUSE_MIN	msecs_to_jiffies(1)
+#define DJP_PAUSE_MAX	msecs_to_jiffies(50)
+/* Between two looks in the background, at what could not be done. */
 #define DJP_RETRY_MIN	msecs_to_jiffies(100)
 #define DJP_RETRY_MAX	msecs_to_jiffies(10000)
 
-/* This much retired memory is reclaimed without being asked. */
-#define DJP_RECLAIM_BYTES	(64 << 10)
-
 DEFINE_MUTEX(djp_commit_mutex);
 
-/* djp_mutex guards both. */
-static LIST_HEAD(djp_retired);
+/* djp_mutex guards all of them. */
 static unsigned long djp_retry_delay;
+static struct djp_blocker djp_last_blockers[DJP_BLOCKERS_MAX];
+static unsigned int djp_nr_blockers;
 
-static void djp_retry(struct work_struct *work);
-static DECLARE_DELAYED_WORK(djp_retry_work, djp_retry);
-
-/**
- * djp_retire() - nothing reaches a detour any more
- * @detour: the detour, or NULL. Freed by a later commit
- *
- * Context: djp_mutex held, after djp_text_sync().
+/*
+ * On an unbound queue: on a bound one it would stay behind whoever keeps that CPU
+ * busy, with djp_commit_mutex held.
  */
-void djp_retire(struct djp_detour *detour)
-{
-	if (!detour)
-		return;
-	list_add_tail(&detour->retired_node, &djp_retired);
-	djp_stats.detour_bytes_live -= detour->slot.size;
-	djp_stats.detour_bytes_retired += detour->slot.size;
-	if (djp_stats.detour_bytes_retired >= DJP_RECLAIM_BYTES)
-		queue_delayed_work(system_long_wq, &djp_retry_work,
-				   DJP_RETRY_MIN);
-}
-
-static int djp_scrub(void *data)
-{
-	struct list_head *detours = data;
-	struct djp_detour *detour;
-
-	list_for_each_entry(detour, detours, retired_node) {
-		djp_detour_scrub(detour);
-		cond_resched();
-	}
-	return 0;
-}
-
-/* Free retired detours; or, if the text can't be written now, leave them retired. */
-static void djp_reclaim(struct list_head *detours)
-{
-	struct djp_detour *detour, *tmp;
-
-	if (list_empty(detours))
-		return;
-	if (djp_text_do(djp_scrub, detours)) {
-		list_splice(detours, &djp_retired);
-		return;
-	}
-	list_for_each_entry_safe(detour, tmp, detours, retired_node) {
-		djp_stats.detour_bytes_retired -= detour->slot.size;
-		djp_stats.detour_bytes_live += detour->slot.size;
-		djp_stats.detours_reclaimed++;
-		djp_detour_free(detour);
-	}
-}
-
-/**
- * djp_retired_silence() - no retired detour calls an unwanted handler again
- *
- * Unwanted are those of probes that are disabled, leaving or gone. When this
- * returns, none of them is running.
- *
- * Context: djp_mutex held, may sleep.
- */
-void djp_retired_silence(void)
-{
-	struct djp_detour *detour;
-	bool cleared = false;
-	unsigned int i;
-
-	list_for_each_entry(detour, &djp_retired, retired_node) {
-		for (i = 0; i < detour->nr_actions; i++) {
-			struct djprobe *p = detour->actions[i].handler_of;
-
-			if (!p || !(p->flags & (DJPROBE_FLAG_DISABLED |
-						DJPROBE_FLAG_GONE |
-						DJP_PROBE_LEAVING)))
-				continue;
-			WRITE_ONCE(detour->actions[i].handler_of, NULL);
-			cleared = true;
-		}
-	}
-	if (cleared)
-		synchronize_rcu();
-}
-
-static int djp_danger_cmp(const void *a, const void *b)
-{
-	const struct djp_danger *da = a, *db = b;
-
-	return da->start < db->start ? -1 : da->start > db->start;
-}
+static void djp_sweep(struct work_struct *work);
+static DECLARE_DELAYED_WORK(djp_sweep_work, djp_sweep);
 
 /*
  * The JTPR of a site: but for its traps, where whoever goes on meets an int3 and
@@ -136,7 +71,9 @@ static unsigned int djp_danger_site(struct djp_danger *dangers,
 		if (k > from) {
 			dangers[n].start = addr + from;
 			dangers[n].end = addr + k;
-			dangers[n].site = site;
+			dangers[n].site = addr;
+			dangers[n].seq = site->seq;
+			dangers[n].detour = site->detour;
 			n++;
 		}
 		from = k + 1;
@@ -145,7 +82,7 @@ static unsigned int djp_danger_site(struct djp_danger *dangers,
 }
 
 /* What nobody may stand in: the JTPRs of sites in bypass; retired detours. */
-static struct djp_danger *djp_dangers(unsigned int *nr)
+static int djp_dangers(struct djp_proof *proof)
 {
 	struct djp_danger *dangers;
 	struct djp_detour *detour;
@@ -156,26 +93,28 @@ static struct djp_danger *djp_dangers(unsigned int *nr)
 		if (djp_awaits_jump(site))
 			n += 1 + hweight8(site->dcr.traps);
 	}
-	list_for_each_entry(detour, &djp_retired, retired_node)
-		n++;
+	n += djp_stats.detours_retired;
 	dangers = kvcalloc(max(n, 1u), sizeof(*dangers), GFP_KERNEL);
 	if (!dangers)
-		return NULL;
+		return -ENOMEM;
 
 	n = 0;
 	list_for_each_entry(site, &djp_sites, node) {
 		if (djp_awaits_jump(site))
 			n += djp_danger_site(&dangers[n], site);
 	}
-	list_for_each_entry(detour, &djp_retired, retired_node) {
+	list_for_each_entry(detour, djp_retired_list(), retired_node) {
 		dangers[n].start = detour->text;
 		dangers[n].end = detour->text + detour->len;
+		dangers[n].site = detour->addr;
+		dangers[n].seq = detour->seq;
 		dangers[n].detour = detour;
+		dangers[n].reclaim = true;
 		n++;
 	}
-	sort(dangers, n, sizeof(*dangers), djp_danger_cmp, NULL);
-	*nr = n;
-	return dangers;
+	proof->dangers = dangers;
+	proof->nr = n;
+	return djp_dangers_index(proof);
 }
 
 /*
@@ -188,38 +127,72 @@ static void djp_mark_landings(void)
 	struct djp_detour *detour;
 	struct djp_site *site;
 
-	list_for_each_entry(detour, &djp_retired, retired_node) {
+	list_for_each_entry(detour, djp_retired_list(), retired_node) {
 		site = djp_site_overlap(detour->back, 1);
 		if (site && site->dcr.addr != detour->back)
 			site->deferred = true;
 	}
 }
 
-static void djp_settle_dangers(struct djp_danger *dangers, unsigned int nr,
-			       bool proven)
+/* The site that a danger is of, if it still is in the same bypass. */
+static struct djp_site *djp_danger_still(const struct djp_danger *danger)
 {
-	LIST_HEAD(proven_empty);
+	struct djp_site *site = djp_site_find(danger->site);
+
+	return site && site->seq == danger->seq && djp_awaits_jump(site) ?
+		site : NULL;
+}
+
+/* How long to wait for those who keep us from writing text. */
+static long djp_patience(const struct djp_proof *proof)
+{
+	return clamp_t(long, proof->deadline - jiffies, DJP_PATIENCE_MIN,
+		       DJP_TEXT_PATIENCE);
+}
+
+static void djp_settle(struct djp_proof *proof)
+{
+	LIST_HEAD(empty);
 	struct djp_site *site;
 	unsigned int i;
 
-	/* Of a site's dangers each one may defer it. */
+	/* Those that came meanwhile have to wait for the next look. */
 	list_for_each_entry(site, &djp_sites, node)
-		site->deferred = false;
-	for (i = 0; i < nr; i++) {
-		bool busy = !proven || dangers[i].busy;
-
-		if (dangers[i].site)
-			dangers[i].site->deferred |= busy;
-		else if (!busy)
-			list_move(&dangers[i].detour->retired_node,
-				  &proven_empty);
+		site->deferred = djp_awaits_jump(site);
+	for (i = 0; i < proof->nr; i++) {
+		site = proof->dangers[i].reclaim ? NULL :
+			djp_danger_still(&proof->dangers[i]);
+		if (site)
+			site->deferred = false;
 	}
-	djp_reclaim(&proven_empty);
+	/* Of a site's dangers each one may defer it. */
+	for (i = 0; i < proof->nr; i++) {
+		struct djp_danger *danger = &proof->dangers[i];
+
+		site = danger->reclaim ? NULL : djp_danger_still(danger);
+		if (site)
+			site->deferred |= danger->busy;
+		else if (danger->reclaim && !danger->busy)
+			list_move_tail(&danger->detour->retired_node, &empty);
+	}
+	djp_reclaim(&empty, djp_patience(proof));
 	djp_mark_landings();
 }
 
+/* No task, but somebody's bytes are in the way, or nobody can write now. */
+static void djp_name_foreign(struct djp_proof *proof, const struct djp_poke *poke,
+			     bool busy)
+{
+	struct djp_danger danger = { .site = poke->site->dcr.addr };
+	unsigned long addr = 0;
+
+	if (!busy)
+		djp_text_owner(poke, &addr);
+	djp_danger_mark(proof, &danger, NULL, addr);
+}
+
 /* Write the jumps of all sites in bypass that are not deferred. */
-static int djp_jump(void)
+static int djp_jump(struct djp_proof *proof)
 {
 	struct djp_poke *pokes;
 	struct djp_site *site;
@@ -244,11 +217,12 @@ static int djp_jump(void)
 		djp_jump_text(site, site->detour, poke->text);
 		nr++;
 	}
-	busy = djp_poke_all(pokes, nr, false);
+	busy = djp_poke_all(pokes, nr, false, djp_patience(proof));
 	for (i = 0; i < nr; i++) {
 		site = pokes[i].site;
 		if (busy || pokes[i].foreign) {
 			site->deferred = true;
+			djp_name_foreign(proof, &pokes[i], busy);
 			continue;
 		}
 		site->state = DJP_JUMP;
@@ -269,119 +243,191 @@ static unsigned long djp_count_bypass(void)
 	return nr;
 }
 
-static void djp_record(const struct djp_proof *proof, u64 begin)
+static void djp_record(struct djp_proof *proof, u64 begin)
 {
 	djp_stats.last_stop_ns = proof->stop_ns;
 	djp_stats.max_stop_ns = max(djp_stats.max_stop_ns, proof->stop_ns);
 	djp_stats.last_quiescence_ns = ktime_get_ns() - begin;
 	djp_stats.last_tasks = proof->tasks;
 	djp_stats.last_words = proof->words;
-	if (proof->nr_busy)
-		pr_info("commit: %u of %u regions busy; %s[%d] is at %pS\n",
-			proof->nr_busy, proof->nr, proof->blocker.comm,
-			proof->blocker.pid, (void *)proof->blocker.addr);
-}
-
-static void djp_retry_later(bool again, bool was_retry)
-{
-	if (!again) {
-		djp_retry_delay = 0;
-		return;
-	}
-	djp_retry_delay = was_retry ?
-		min(djp_retry_delay * 2, DJP_RETRY_MAX) : DJP_RETRY_MIN;
-	mod_delayed_work(system_long_wq, &djp_retry_work, djp_retry_delay);
+	djp_stats.tasks_moved += proof->moved;
+	djp_nr_blockers = min(atomic_read(&proof->nr_blockers),
+			      DJP_BLOCKERS_MAX);
+	memcpy(djp_last_blockers, proof->blockers,
+	       djp_nr_blockers * sizeof(*djp_last_blockers));
 }
 
 /**
- * djp_commit_locked() - one quiescence, and what it allows
- * @retry: asked for by nobody but the last partial commit
+ * djp_blockers() - what the last proof found
+ * @blockers: set to an array
  *
- * Context: djp_commit_mutex held, djp_mutex not. May sleep for as long as the
- * freezer needs. A user task must be able to be frozen elsewhere: nobody may
- * wait uninterruptibly for djp_commit_mutex.
- * Return: how many sites are left in bypass, or a negative errno.
+ * Context: djp_mutex held.
+ * Return: its length.
  */
-int djp_commit_locked(bool retry)
+unsigned int djp_blockers(const struct djp_blocker **blockers)
+{
+	*blockers = djp_last_blockers;
+	return djp_nr_blockers;
+}
+
+/* Is anything left that the commit is to do? Context: djp_mutex held. */
+static bool djp_is_left(enum djp_commit_kind kind)
+{
+	return djp_count_bypass() ||
+		(kind == DJP_RECLAIM && djp_stats.detours_retired);
+}
+
+/*
+ * One look, and what it allows. Context: djp_commit_mutex held.
+ * Return: 0, or -ENOMEM.
+ */
+static int djp_look(struct djp_proof *proof)
 {
 	const struct djp_strategy *strategy = djp_strategy_current();
-	struct djp_proof proof = { };
 	u64 begin = ktime_get_ns();
-	bool begun;
+	unsigned int i;
 	int ret;
 
-	/* Do not freeze everybody for nothing. */
 	mutex_lock(&djp_mutex);
-	if (!djp_count_bypass() && list_empty(&djp_retired)) {
-		djp_stats.commits += !retry;
-		djp_stats.deferred = 0;
-		mutex_unlock(&djp_mutex);
-		return 0;
-	}
+	ret = djp_dangers(proof);
 	mutex_unlock(&djp_mutex);
+	if (ret)
+		return ret;
 
-	/*
-	 * The scan alone is the proof. In the background it does without what
-	 * the strategy would do to the rest of the system before it.
-	 */
-	ret = djp_exiting_settle();
-	begun = !ret && (retry || !strategy->begin());
+	ret = proof->nr ? djp_exiting_settle() : 0;
+	if (!ret && proof->nr)
+		ret = strategy->prove(proof);
+	for (i = 0; ret && i < proof->nr; i++)
+		djp_danger_mark(proof, &proof->dangers[i], NULL, 0);
+	djp_proof_close(proof);
 
 	mutex_lock(&djp_mutex);
-	proof.dangers = djp_dangers(&proof.nr);
-	ret = -ENOMEM;
-	if (proof.dangers)
-		ret = !begun ? -EBUSY : retry ? djp_stop_and_scan(&proof) :
-			strategy->prove(&proof);
-	if (proof.dangers)
-		djp_settle_dangers(proof.dangers, proof.nr, !ret);
-	/* Nobody can enter a JTPR behind its int3: it stays as it was proven. */
-	if (begun && !retry)
-		strategy->end();
-	if (!ret)
-		ret = djp_jump();
-
-	djp_record(&proof, begin);
-	djp_stats.commits += !retry;
-	djp_stats.retries += retry;
-	djp_stats.deferred = djp_count_bypass();
-	djp_stats.commits_partial += !retry && djp_stats.deferred;
-	djp_retry_later(djp_stats.deferred || !list_empty(&djp_retired), retry);
-	/* What could not be proven now is partial, not an error. */
-	if (ret != -ENOMEM)
-		ret = djp_stats.deferred;
+	djp_settle(proof);
+	ret = djp_jump(proof);
+	djp_record(proof, begin);
 	mutex_unlock(&djp_mutex);
-	kvfree(proof.dangers);
 	return ret;
 }
 
-static void djp_retry(struct work_struct *work)
+/* The background goes on where a commit had to stop. Context: djp_mutex held. */
+static void djp_sweep_later(bool again)
+{
+	bool left = djp_count_bypass() || djp_stats.detours_retired;
+	long due = djp_retired_due();
+
+	if (!left) {
+		djp_retry_delay = 0;
+		djp_nr_blockers = 0;
+	} else if (djp_nr_blockers || djp_count_bypass()) {
+		djp_retry_delay = again ?
+			min(djp_retry_delay * 2, DJP_RETRY_MAX) : DJP_RETRY_MIN;
+		mod_delayed_work(system_unbound_wq, &djp_sweep_work,
+				 djp_retry_delay);
+	} else {
+		djp_retry_delay = 0;
+		mod_delayed_work(system_unbound_wq, &djp_sweep_work, due);
+	}
+}
+
+/**
+ * djp_sweep_soon() - a detour was retired
+ *
+ * Context: djp_mutex held.
+ */
+void djp_sweep_soon(void)
+{
+	long due = djp_retired_due();
+
+	/* It comes anyway, and was held up before. */
+	if (djp_retry_delay)
+		return;
+	if (due)
+		queue_delayed_work(system_unbound_wq, &djp_sweep_work, due);
+	else
+		mod_delayed_work(system_unbound_wq, &djp_sweep_work, 0);
+}
+
+/* Return: false if there is no time left, or a signal wants the task. */
+static bool djp_pause(unsigned long deadline, unsigned long *pause)
+{
+	if (time_after_eq(jiffies + *pause, deadline) ||
+	    fatal_signal_pending(current))
+		return false;
+	/* A suspend does not have to wait for us. */
+	try_to_freeze();
+	schedule_timeout_killable(*pause);
+	*pause = min(*pause * 2, DJP_PAUSE_MAX);
+	return true;
+}
+
+/**
+ * djp_commit_locked() - quiescence, and what it allows
+ * @kind: what for
+ *
+ * Context: djp_commit_mutex held, djp_mutex not. May sleep up to the module
+ * parameter deadline_ms and a little more. With strategy freezer user tasks are
+ * frozen: nobody may wait uninterruptibly for djp_commit_mutex.
+ * Return: how many sites are left in bypass, or a negative errno.
+ */
+int djp_commit_locked(enum djp_commit_kind kind)
+{
+	unsigned long deadline = jiffies +
+		(kind == DJP_SWEEP ? 1 : msecs_to_jiffies(djp_deadline_ms));
+	unsigned long pause = DJP_PAUSE_MIN;
+	struct djp_proof *proof;
+	u64 begin = ktime_get_ns();
+	bool first = true, left;
+	int ret;
+
+	proof = kzalloc(sizeof(*proof), GFP_KERNEL);
+	if (!proof)
+		return -ENOMEM;
+	do {
+		memset(proof, 0, sizeof(*proof));
+		proof->deadline = deadline;
+		proof->gentle = kind == DJP_SWEEP || !first;
+		first = false;
+		ret = djp_look(proof);
+		djp_proof_free(proof);
+		mutex_lock(&djp_mutex);
+		left = djp_is_left(kind);
+		mutex_unlock(&djp_mutex);
+	} while (!ret && left && kind != DJP_SWEEP &&
+		 djp_pause(deadline, &pause));
+	kfree(proof);
+
+	mutex_lock(&djp_mutex);
+	djp_stats.deferred = djp_count_bypass();
+	if (kind == DJP_SWEEP) {
+		djp_stats.retries++;
+	} else {
+		djp_stats.commits++;
+		djp_stats.commits_partial += left;
+		djp_stats.last_commit_ns = ktime_get_ns() - begin;
+	}
+	djp_sweep_later(kind == DJP_SWEEP);
+	/* What could not be proven now is partial, not an error. */
+	if (!ret)
+		ret = djp_stats.deferred;
+	mutex_unlock(&djp_mutex);
+	return ret;
+}
+
+static void djp_sweep(struct work_struct *work)
 {
 	mutex_lock(&djp_commit_mutex);
-	djp_commit_locked(true);
+	djp_commit_locked(DJP_SWEEP);
 	mutex_unlock(&djp_commit_mutex);
 }
 
 /**
- * djp_commit_exit() - free every retired detour
+ * djp_commit_exit() - nothing is done in the background any more
  *
- * Waits until no task stands in one, for as long as that takes: memory in use is
- * not freed. Every 10 s at the latest the log says who is waited for.
- *
- * Context: module unload; no probe is left.
+ * Context: module unload; no probe and no retired detour is left, for each holds a
+ * reference to the module.
  */
 void djp_commit_exit(void)
 {
-	while (true) {
-		bool empty;
-
-		cancel_delayed_work_sync(&djp_retry_work);
-		mutex_lock(&djp_mutex);
-		empty = list_empty(&djp_retired);
-		mutex_unlock(&djp_mutex);
-		if (empty)
-			return;
-		djp_retry(NULL);
-		schedule_timeout_uninterruptible(max(djp_retry_delay, 1ul));
-	}
+	cancel_delayed_work_sync(&djp_sweep_work);
+	WARN_ON(djp_stats.detours_retired);
 }

@@ -184,7 +184,10 @@ struct djp_slot {
  * @addr: the insertion address
  * @back: the address that it jumps back to, one behind the DCR
  * @retired_node: on the list of retired detours
- * @busy: the last scan found a task in it
+ * @offs: where each does in the text, in bytes from @addr; the jump back counts as one
+ * @nr_insns: how many
+ * @retired_at: when, in jiffies
+ * @seq: djp_sequence of then
  * @nr_actions: length of @actions
  */
 struct djp_detour {
@@ -193,11 +196,14 @@ struct djp_detour {
 	unsigned long		text;
 	struct djp_slot		slot;
 	size_t			len;
-	u16			insns[DJP_JMP32_LEN];
+	u16			insns[DJP_JMP32_LEN + 1];
+	u8			offs[DJP_JMP32_LEN + 1];
+	u8			nr_insns;
 	unsigned long		addr;
 	unsigned long		back;
 	struct list_head	retired_node;
-	bool			busy;
+	unsigned long		retired_at;
+	u64			seq;
 	unsigned int		nr_actions;
 	struct djp_action	actions[] __counted_by(nr_actions);
 };
@@ -236,6 +242,7 @@ enum djp_state {
  * @state: where it is in its life
  * @detour: what is in the text now; NULL in DJP_NEW
  * @entry: @detour's first instruction, for the int3 handler
+ * @seq: djp_sequence of when it left DJP_NEW
  * @mod: the module that the address is in, or NULL
  * @next: the detour that an update is putting in
  * @touched: on the current update's list
@@ -254,6 +261,7 @@ struct djp_site {
 	enum djp_state		state;
 	struct djp_detour	*detour;
 	unsigned long		entry;
+	u64			seq;
 	struct module		*mod;
 	struct djp_detour	*next;
 	struct list_head	touched;
@@ -317,6 +325,9 @@ struct djp_stats {
 	unsigned long	detour_bytes_retired;
 	unsigned long	detours_reclaimed;
 	unsigned long	detour_bytes_mapped;
+	unsigned long	detours_retired;
+	unsigned long	tasks_moved;
+	u64		last_commit_ns;
 };
 
 /*
@@ -329,6 +340,7 @@ struct djp_stats {
  */
 extern struct mutex djp_commit_mutex;
 extern struct mutex djp_mutex;
+extern u64 djp_sequence;
 extern struct djp_stats djp_stats;
 extern struct list_head djp_sites;
 extern struct list_head djp_probes;
@@ -395,9 +407,24 @@ void djp_kprobe_disarm(struct djp_kprobe *kprobe);
 unsigned long djp_kprobe_missed(const struct djp_site *site);
 
 /* core/commit.c */
-int djp_commit_locked(bool retry);
+struct djp_blocker;
+
+enum djp_commit_kind {
+	DJP_COMMIT,	/* a user's: until every jump is in, or the deadline */
+	DJP_RECLAIM,	/* a user's: and every retired detour is freed */
+	DJP_SWEEP,	/* one look, and nobody is disturbed */
+};
+
+int djp_commit_locked(enum djp_commit_kind kind);
+unsigned int djp_blockers(const struct djp_blocker **blockers);
+void djp_sweep_soon(void);
 void djp_commit_exit(void);
+
+/* core/retire.c */
+struct list_head *djp_retired_list(void);
+long djp_retired_due(void);
 void djp_retire(struct djp_detour *detour);
+void djp_reclaim(struct list_head *detours, long patience);
 void djp_retired_silence(void);
 
 /* core/resolve.c */

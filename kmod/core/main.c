@@ -34,9 +34,6 @@ static int __init djp_init(void)
 	ret = djp_compat_init();
 	if (ret)
 		return ret;
-	ret = djp_strategy_init();
-	if (ret)
-		return ret;
 	ret = djp_patch_init();
 	if (ret)
 		return ret;
@@ -77,14 +74,15 @@ err_patch:
 }
 
 /*
- * No probe is left: each holds a reference to this module. But tasks may still
- * be on their way through a retired detour, and from there call into us.
+ * No probe is left, no detour that was not reclaimed, and no grace period is pending:
+ * each holds a reference to this module.
  */
 static void __exit djp_exit(void)
 {
 	djp_debugfs_exit();
 	unregister_module_notifier(&djp_module_nb);
 	djp_commit_exit();
+	djp_rcu_tasks_exit();
 	djp_trap_exit();
 	djp_exiting_exit();
 	djp_int3_path_exit();

@@ -11,7 +11,7 @@
 
 #define DJP_REASONS(R) \
 R(OK, "ok", 0, "a jump can stand here", "-") \
-R(SYNTAX, "syntax", EINVAL, "this is not a command", "p[:NAME] TARGET [count] [method=METHOD], -:NAME, -*, enable NAME, disable NAME or commit") \
+R(SYNTAX, "syntax", EINVAL, "this is not a command", "p[:NAME] TARGET [count] [method=METHOD], -:NAME, -*, enable NAME, disable NAME, commit or reclaim") \
 R(TOO_LONG, "too-long", E2BIG, "the write is too large for one batch", "at most 16 MiB a write: split it at a line's end") \
 R(BAD_NAME, "bad-name", EINVAL, "this is not a probe name", "a letter or _, then letters, digits and _; at most 63 characters") \
 R(DUPLICATE_NAME, "duplicate-name", EEXIST, "a probe of this name exists", "choose another name, or remove that probe first") \
@@ -48,6 +48,7 @@ R(OVERLAP, "overlap", EBUSY, "another djprobe's bytes overlap", "probe the same 
 R(FOREIGN_TEXT, "foreign-text", EBUSY, "somebody else has changed the bytes here", "remove the other patch (kprobe, livepatch, ...) first") \
 R(OUT_OF_RANGE, "out-of-range", ERANGE, "a relative operand does not reach from the detour", "probe another instruction") \
 R(GONE, "gone", ENODEV, "the probe's module was unloaded", "remove the probe; add it again when the module is back") \
+R(DETOURS_BUSY, "detours-busy", EBUSY, "tasks are still in detours that were retired", "read the file blockers for who and where, and try again") \
 R(NO_MEMORY, "no-memory", ENOMEM, "out of memory for detours or counters", "remove probes, then commit to free their memory") \
 R(LOCKED_DOWN, "locked-down", EPERM, "kernel lockdown forbids probes", "as for kprobes: boot without lockdown=confidentiality")
 

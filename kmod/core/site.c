@@ -45,6 +45,8 @@ DEFINE_MUTEX(djp_mutex);
 LIST_HEAD(djp_sites);
 LIST_HEAD(djp_probes);
 struct djp_stats djp_stats;
+/* Counts sites that came into bypass and detours that were retired. */
+u64 djp_sequence;
 
 /**
  * djp_site_find() - the site at an address

@@ -212,7 +212,8 @@ static void djp_plan_withdraw(struct djp_plan *plan)
 		poke->withdraw = true;
 	}
 	/* Whatever holds it up, it can't stay: nobody would know of it. */
-	while (djp_poke_all(plan->pokes, plan->nr_new, false))
+	while (djp_poke_all(plan->pokes, plan->nr_new, false,
+			    DJP_TEXT_PATIENCE))
 		cond_resched();
 	for (i = 0; i < plan->nr_new; i++) {
 		struct djp_site *site = plan->pokes[i].site;
@@ -228,8 +229,9 @@ static void djp_plan_withdraw(struct djp_plan *plan)
 }
 
 /*
- * Somebody may still have been on the way to register a kprobe in what is now a JTPR,
- * past the look at the blacklist but not yet waiting for kprobe_mutex when we did.
+ * Nobody could tell whether somebody was on the way to register a kprobe in what is now
+ * a JTPR, past the look at the blacklist. We wait for kprobe_mutex again, behind them,
+ * and look.
  */
 static int djp_plan_recheck(struct djp_plan *plan)
 {
@@ -243,15 +245,11 @@ static int djp_plan_recheck(struct djp_plan *plan)
 		poke->tail = 0;
 		poke->recheck = true;
 	}
-	return djp_poke_all(plan->pokes, plan->nr_new, true);
+	return djp_poke_all(plan->pokes, plan->nr_new, true,
+			    DJP_TEXT_PATIENCE);
 }
 
-/*
- * Also ban kprobes. Who had looked at the blacklist before waits for kprobe_mutex: we
- * wait for it again, behind them, before an int3 leads anybody to a detour. For once
- * a kprobe's optimiser has begun to wait for preempted tasks, it does not know of
- * those who come to the detour.
- */
+/* Also ban kprobes, before an int3 leads anybody to a detour. */
 static int djp_plan_prepare(void *data)
 {
 	struct djp_plan *plan = data;
@@ -271,18 +269,30 @@ static int djp_plan_prepare(void *data)
 /* Write the text: the new sites first, for they can be taken out again. */
 static int djp_plan_write(struct djp_plan *plan)
 {
-	int ret = djp_text_do(djp_plan_prepare, plan);
+	int ret = djp_text_do(djp_plan_prepare, plan, DJP_TEXT_PATIENCE);
+	bool unsure = false;
 
-	if (!ret && plan->nr_new)
-		ret = djp_poke_all(plan->pokes, plan->nr_new, true);
+	/*
+	 * Kprobes of those who looked at the blacklist before have to be there to
+	 * be found now: once a kprobe's optimiser has begun to wait for preempted
+	 * tasks, it does not know of those who come to the detour later.
+	 */
+	if (!ret && plan->nr_new) {
+		ret = djp_ban_settle();
+		unsure = ret == -EOPNOTSUPP;
+	}
+	if ((!ret || unsure) && plan->nr_new)
+		ret = djp_poke_all(plan->pokes, plan->nr_new, true,
+				   DJP_TEXT_PATIENCE);
 	if (ret)
 		return ret;
 	plan->exposed = plan->nr_new;
-	if (plan->nr_new)
+	if (unsure)
 		ret = djp_plan_recheck(plan);
 	if (!ret && plan->nr > plan->nr_new)
 		ret = djp_poke_all(plan->pokes + plan->nr_new,
-				   plan->nr - plan->nr_new, true);
+				   plan->nr - plan->nr_new, true,
+				   DJP_TEXT_PATIENCE);
 	return ret;
 }
 
@@ -317,6 +327,7 @@ static void djp_site_settle(struct djp_site *site)
 		site->deferred = false;
 	} else if (site->state == DJP_NEW) {
 		site->state = DJP_BYPASS;
+		site->seq = ++djp_sequence;
 	}
 	if (site->verdict.method != DJPROBE_KPROBE) {
 		djp_retire(old);
@@ -387,7 +398,7 @@ int djp_update_locked(struct djp_update *updates, int nr,
 
 	memset(refusal, 0, sizeof(*refusal));
 	/* Before anything waits for the text: is it to be had at all? */
-	if (djp_poke_all(NULL, 0, true))
+	if (djp_poke_all(NULL, 0, true, DJP_TEXT_PATIENCE))
 		return djp_refuse(refusal, DJP_KPROBES_BUSY, 0);
 	for (done = 0; done < nr; done++) {
 		refusal->index = done;
@@ -426,6 +437,9 @@ int djp_update_locked(struct djp_update *updates, int nr,
 		if (updates[i].change == DJP_REMOVE)
 			djp_probe_detach(updates[i].probe);
 	}
+	/* Nothing is left to wait for. */
+	if (!djp_stats.sites)
+		djp_sweep_soon();
 	return 0;
 undo:
 	djp_plan_undo(&plan, updates, done);
@@ -458,7 +472,7 @@ void djp_module_gone(const struct module *mod)
 			      GFP_KERNEL | __GFP_NOFAIL);
 	djp_plan_pokes(&plan);
 	/* What others have patched too, or can't be written: the text goes anyway. */
-	djp_poke_all(plan.pokes, plan.nr, false);
+	djp_poke_all(plan.pokes, plan.nr, false, DJP_TEXT_PATIENCE);
 	kvfree(plan.pokes);
 	list_for_each_entry(site, &plan.sites, touched) {
 		djp_ban_lift(site, false);

@@ -16,6 +16,7 @@
 
 #include "core/internal.h"
 #include "debugfs/debugfs.h"
+#include "quiesce/quiesce.h"
 
 #define DJP_NAME_MAX	64	/* with the final 0 */
 #define DJP_NAME_BITS	12
@@ -56,6 +57,7 @@ struct djp_item {
  * @nr: how many
  * @room: for how many there is memory
  * @commit: it says "commit"
+ * @reclaim: it says "reclaim"
  */
 struct djp_batch {
 	char		*text;
@@ -64,6 +66,7 @@ struct djp_batch {
 	int		nr;
 	int		room;
 	bool		commit;
+	bool		reclaim;
 };
 
 /* Guards all below. Held while the freezer runs: see djp_lock_freezable(). */
@@ -364,14 +367,18 @@ static int djp_parse_line(struct djp_batch *batch, char *line, char **token,
 		return djp_parse_switch(batch, false, line, token, refusal);
 	if (!strcmp(command, "disable"))
 		return djp_parse_switch(batch, true, line, token, refusal);
-	if (*command == '-' || !strcmp(command, "commit")) {
+	if (*command == '-' || !strcmp(command, "commit") ||
+	    !strcmp(command, "reclaim")) {
 		*token = djp_word(&line);
 		if (*token)
 			return djp_refuse(refusal, DJP_SYNTAX, 0);
 		*token = command;
 		if (*command == '-')
 			return djp_parse_remove(batch, command, refusal);
-		batch->commit = true;
+		if (*command == 'c')
+			batch->commit = true;
+		else
+			batch->reclaim = true;
 		return 0;
 	}
 	return djp_refuse(refusal, DJP_SYNTAX, 0);
@@ -399,7 +406,7 @@ static void djp_batch_complain(const struct djp_batch *batch, const char *token,
 	strscpy(c->token, at, min(len + 1, sizeof(c->token)));
 	c->reason = refusal->reason;
 	c->offending = refusal->offending;
-	c->owner = refusal->owner;
+	strscpy(c->owner, refusal->owner ?: "", sizeof(c->owner));
 }
 
 /**
@@ -424,7 +431,7 @@ void djp_complain(const char *text, const char *token,
 	strscpy(c->token, token, sizeof(c->token));
 	c->reason = refusal->reason;
 	c->offending = refusal->offending;
-	c->owner = refusal->owner;
+	strscpy(c->owner, refusal->owner ?: "", sizeof(c->owner));
 }
 
 /**
@@ -449,7 +456,7 @@ void djp_control_show_error(struct seq_file *m)
 		djp_symbolize(c->offending, symbol, sizeof(symbol));
 		seq_printf(m, "offending: 0x%016lx %s\n", c->offending, symbol);
 	}
-	if (c->owner)
+	if (*c->owner)
 		seq_printf(m, "owner: %s\n", c->owner);
 }
 
@@ -517,15 +524,54 @@ static void djp_batch_finish(struct djp_batch *batch, bool failed)
 	kvfree(batch->original);
 }
 
+/* Free all retired detours, or say who is in one. */
+static int djp_reclaim_all(struct djp_refusal *refusal, char *owner, size_t len)
+{
+	const struct djp_blocker *b = NULL;
+	unsigned int i, nr;
+	int ret = min(djp_commit_locked(DJP_RECLAIM), 0);
+
+	mutex_lock(&djp_mutex);
+	if (!ret && djp_stats.detours_retired) {
+		ret = djp_refuse(refusal, DJP_DETOURS_BUSY, 0);
+		nr = djp_blockers(&b);
+		for (i = 0; i < nr && !b[i].reclaim; i++)
+			;
+		if (i < nr) {
+			snprintf(owner, len, "%s[%d]", b[i].comm, b[i].pid);
+			refusal->owner = owner;
+			refusal->offending = b[i].addr;
+		}
+	}
+	mutex_unlock(&djp_mutex);
+	return ret;
+}
+
+static int djp_batch_quiesce(const struct djp_batch *batch,
+			     struct djp_refusal *refusal, char *owner,
+			     size_t len)
+{
+	int ret = 0;
+
+	if (batch->commit)
+		ret = min(djp_commit_locked(DJP_COMMIT), 0);
+	if (!ret && batch->reclaim)
+		ret = djp_reclaim_all(refusal, owner, len);
+	return ret;
+}
+
 static int djp_control_locked(struct djp_batch *batch)
 {
-	struct djp_refusal refusal = { };
+	bool quiesce;
+	struct djp_refusal refusal = { }, busy = { };
 	char *token = batch->text;
+	char owner[32];
 	int ret;
 
 	ret = djp_batch_parse(batch, &token, &refusal);
+	quiesce = batch->commit || batch->reclaim;
 	/* Before anything is done, so that a signal can restart the write. */
-	if (!ret && batch->commit) {
+	if (!ret && quiesce) {
 		ret = djp_lock_freezable(&djp_commit_mutex);
 		if (ret) {
 			djp_batch_finish(batch, true);
@@ -535,14 +581,23 @@ static int djp_control_locked(struct djp_batch *batch)
 	if (!ret) {
 		if (batch->nr)
 			ret = djp_batch_apply(batch, &token, &refusal);
-		if (!ret && batch->commit)
-			ret = min(djp_commit_locked(false), 0);
-		if (batch->commit)
+		if (!ret)
+			ret = djp_batch_quiesce(batch, &busy, owner,
+						sizeof(owner));
+		if (quiesce)
 			mutex_unlock(&djp_commit_mutex);
+	}
+	/* The last probe is gone: then rmmod need not wait for the background. */
+	if (!ret && !quiesce && !djp_stats.sites &&
+	    mutex_trylock(&djp_commit_mutex)) {
+		djp_commit_locked(DJP_SWEEP);
+		mutex_unlock(&djp_commit_mutex);
 	}
 	memset(&djp_last_error, 0, sizeof(djp_last_error));
 	if (refusal.reason != DJP_OK)
 		djp_batch_complain(batch, token, &refusal);
+	else if (busy.reason != DJP_OK)
+		djp_complain("reclaim", "reclaim", &busy);
 	djp_batch_finish(batch, refusal.reason != DJP_OK);
 	return ret;
 }

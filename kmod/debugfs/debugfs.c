@@ -200,83 +200,6 @@ static const struct file_operations djp_probes_fops = {
 	.release = seq_release_private,
 };
 
-static int djp_strategy_show(struct seq_file *m, void *v)
-{
-	const struct djp_strategy *strategy;
-	const char *sep = "";
-	unsigned int i;
-	int ret = djp_lock_freezable(&djp_commit_mutex);
-
-	if (ret)
-		return ret;
-	for (i = 0; (strategy = djp_strategy_nth(i)); i++) {
-		bool current_one = strategy == djp_strategy_current();
-
-		if (!strategy->offered())
-			continue;
-		seq_printf(m, current_one ? "%s[%s]" : "%s%s", sep,
-			   strategy->name);
-		sep = " ";
-	}
-	seq_putc(m, '\n');
-	mutex_unlock(&djp_commit_mutex);
-	return 0;
-}
-
-static ssize_t djp_strategy_write(struct file *file, const char __user *user,
-				  size_t len, loff_t *pos)
-{
-	char *buf = djp_get_text(user, min_t(size_t, len, 64));
-	int ret;
-
-	if (IS_ERR(buf))
-		return PTR_ERR(buf);
-	ret = djp_lock_freezable(&djp_commit_mutex);
-	if (!ret) {
-		ret = djp_strategy_choose(strim(buf));
-		mutex_unlock(&djp_commit_mutex);
-	}
-	kvfree(buf);
-	return ret ?: len;
-}
-
-static int djp_stats_show(struct seq_file *m, void *v)
-{
-	const struct djp_stats *s = &djp_stats;
-	struct djp_site *site;
-	unsigned long bypass = 0, int3 = 0, kprobe = 0;
-
-	mutex_lock(&djp_mutex);
-	list_for_each_entry(site, &djp_sites, node) {
-		if (site->state != DJP_BYPASS)
-			continue;
-		bypass += djp_by_jump(site);
-		int3 += site->verdict.method == DJPROBE_INT3;
-		kprobe += site->verdict.method == DJPROBE_KPROBE;
-	}
-	seq_printf(m, "probes %lu\nsites %lu\n", s->probes, s->sites);
-	seq_printf(m, "sites_jump %lu\nsites_bypass %lu\n", s->sites_jump,
-		   bypass);
-	seq_printf(m, "commits %lu\ncommits_partial %lu\n", s->commits,
-		   s->commits_partial);
-	seq_printf(m, "patched %lu\ndeferred %lu\nretries %lu\n", s->patched,
-		   s->deferred, s->retries);
-	seq_printf(m, "last_stop_ns %llu\nmax_stop_ns %llu\n", s->last_stop_ns,
-		   s->max_stop_ns);
-	seq_printf(m, "last_quiescence_ns %llu\n", s->last_quiescence_ns);
-	seq_printf(m, "last_tasks %lu\nlast_words %lu\n", s->last_tasks,
-		   s->last_words);
-	seq_printf(m, "detour_bytes_live %lu\ndetour_bytes_retired %lu\n",
-		   s->detour_bytes_live, s->detour_bytes_retired);
-	seq_printf(m, "detours_reclaimed %lu\nrecursion_missed %lu\n",
-		   s->detours_reclaimed,
-		   atomic_long_read(&djp_recursion_missed));
-	seq_printf(m, "sites_int3 %lu\nsites_kprobe %lu\n", int3, kprobe);
-	seq_printf(m, "detour_bytes_mapped %lu\n", s->detour_bytes_mapped);
-	mutex_unlock(&djp_mutex);
-	return 0;
-}
-
 static int djp_features_show(struct seq_file *m, void *v)
 {
 	const struct djp_strategy *strategy;
@@ -286,6 +209,7 @@ static int djp_features_show(struct seq_file *m, void *v)
 	for (i = 0; (strategy = djp_strategy_nth(i)); i++)
 		seq_printf(m, "strategy_%s %s\n", strategy->name,
 			   strategy->offered() ? "yes" : "no");
+	seq_printf(m, "auto_strategy %s\n", djp_strategy_auto()->name);
 	djp_textmap_show(m);
 	djp_int3_path_show(m);
 	djp_compat_show(m);
@@ -311,6 +235,7 @@ DJP_FILE(djp_last_error, djp_last_error_show, NULL);
 DJP_FILE(djp_explain_file, djp_explain_show, djp_explain_write);
 DJP_FILE(djp_strategy, djp_strategy_show, djp_strategy_write);
 DJP_FILE(djp_stats, djp_stats_show, NULL);
+DJP_FILE(djp_blockers, djp_blockers_show, NULL);
 DJP_FILE(djp_features, djp_features_show, NULL);
 
 static const struct {
@@ -324,6 +249,7 @@ static const struct {
 	{ "explain", 0600, &djp_explain_file_fops },
 	{ "strategy", 0600, &djp_strategy_fops },
 	{ "stats", 0400, &djp_stats_fops },
+	{ "blockers", 0400, &djp_blockers_fops },
 	{ "features", 0400, &djp_features_fops },
 	{ "census", 0400, &djp_census_fops },
 	{ "judgements", 0400, &djp_judgements_fops },

@@ -26,7 +26,7 @@ void djp_debugfs_exit(void);
  * @token: the token
  * @reason: why
  * @offending: the address that stood in the way, or 0
- * @owner: whose the bytes there are, or NULL
+ * @owner: whose the bytes there are, or who is there; empty if unknown
  */
 struct djp_complaint {
 	unsigned int	line;
@@ -35,7 +35,7 @@ struct djp_complaint {
 	char		token[128];
 	enum djp_reason	reason;
 	unsigned long	offending;
-	const char	*owner;
+	char		owner[32];
 };
 
 /* debugfs/control.c */
@@ -55,6 +55,13 @@ char *djp_get_text(const char __user *user, size_t len);
 int djp_explain_show(struct seq_file *m, void *v);
 ssize_t djp_explain_write(struct file *file, const char __user *user,
 			  size_t len, loff_t *pos);
+
+/* debugfs/quiesce.c */
+int djp_strategy_show(struct seq_file *m, void *v);
+ssize_t djp_strategy_write(struct file *file, const char __user *user,
+			   size_t len, loff_t *pos);
+int djp_stats_show(struct seq_file *m, void *v);
+int djp_blockers_show(struct seq_file *m, void *v);
 
 /* debugfs/census.c */
 extern const struct file_operations djp_census_fops;

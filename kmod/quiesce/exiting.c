@@ -159,7 +159,7 @@ bool djp_exiting_complete(void)
  * @fn: the function
  * @data: its argument
  *
- * Context: the machine is stopped.
+ * Context: djp_commit_mutex held, or the machine is stopped by whoever holds it.
  */
 void djp_exiting_each(void (*fn)(struct task_struct *task, void *data),
 		      void *data)
@@ -167,9 +167,19 @@ void djp_exiting_each(void (*fn)(struct task_struct *task, void *data),
 	unsigned int i;
 
 	for (i = 0; i < DJP_EXITING; i++) {
-		struct task_struct *task = READ_ONCE(djp_exiting[i]);
+		/* Out of the ring, so that nobody drops our reference. */
+		struct task_struct *task = xchg(&djp_exiting[i], NULL);
 
-		if (task && !djp_is_dead(task))
+		if (!task)
+			continue;
+		if (!djp_is_dead(task)) {
 			fn(task, data);
+			if (!cmpxchg(&djp_exiting[i], NULL, task))
+				continue;
+			/* Another has its place. */
+			if (!djp_is_dead(task))
+				WRITE_ONCE(djp_exiting_lost, true);
+		}
+		put_task_struct(task);
 	}
 }

@@ -8,46 +8,93 @@
  * and keeps them from being found in a detour again and again.
  */
 #include <linux/freezer.h>
+#include <linux/jiffies.h>
+#include <linux/mutex.h>
 #include <linux/suspend.h>
 
 #include "core/internal.h"
 #include "quiesce/quiesce.h"
 
-/* Of the one commit that runs; djp_commit_mutex guards it. */
-static unsigned int djp_sleep_flags;
-
 static bool djp_freezer_offered(void)
 {
-	return djp_k.freeze_processes && djp_k.thaw_processes;
+	return djp_k.freeze_processes && djp_k.thaw_processes &&
+		djp_k.freeze_timeout_msecs && djp_k.system_transition_mutex;
 }
 
 /*
- * A suspend freezes too, and thaws behind our back. lock_system_sleep() keeps it
- * out, and keeps us from being frozen by it while we wait.
+ * As lock_system_sleep(), kernel/power/main.c; but that waits for as long as a suspend
+ * takes. It keeps others from freezing, and us from being frozen.
  */
-static int djp_freezer_begin(void)
+static bool djp_trylock_system_sleep(unsigned int *flags)
 {
+	*flags = current->flags;
+	current->flags |= PF_NOFREEZE;
+	if (mutex_trylock(djp_k.system_transition_mutex))
+		return true;
+	if (!(*flags & PF_NOFREEZE))
+		current->flags &= ~PF_NOFREEZE;
+	return false;
+}
+
+static int djp_freeze_until(unsigned long deadline)
+{
+	unsigned int timeout = *djp_k.freeze_timeout_msecs;
+	long left = deadline - jiffies;
 	int ret;
 
-	djp_sleep_flags = lock_system_sleep();
+	/* Shared with suspend, which system_transition_mutex keeps out. */
+	*djp_k.freeze_timeout_msecs = clamp_t(long, jiffies_to_msecs(max(left, 1l)),
+					      1, timeout);
 	ret = djp_k.freeze_processes();
-	if (ret) {
-		/* It has thawed them itself (kernel/power/process.c). */
-		unlock_system_sleep(djp_sleep_flags);
-	}
+	*djp_k.freeze_timeout_msecs = timeout;
 	return ret;
 }
 
-static void djp_freezer_end(void)
+static int djp_freeze_and(struct djp_proof *proof,
+			  int (*prove)(struct djp_proof *proof))
 {
-	djp_k.thaw_processes();
-	unlock_system_sleep(djp_sleep_flags);
+	unsigned int flags;
+	int ret;
+
+	/* The scan alone is a proof: in the background that has to do. */
+	if (proof->gentle)
+		return prove(proof);
+	if (!djp_trylock_system_sleep(&flags))
+		return -EAGAIN;
+	/* If it fails it has thawed them itself (kernel/power/process.c). */
+	ret = djp_freeze_until(proof->deadline);
+	if (!ret) {
+		/* Nobody can enter a danger: it stays as it was proven. */
+		ret = prove(proof);
+		djp_k.thaw_processes();
+	}
+	unlock_system_sleep(flags);
+	return ret;
+}
+
+static int djp_freezer_prove(struct djp_proof *proof)
+{
+	return djp_freeze_and(proof, djp_stop_and_scan);
 }
 
 const struct djp_strategy djp_freezer = {
 	.name = "freezer",
 	.offered = djp_freezer_offered,
-	.begin = djp_freezer_begin,
-	.prove = djp_stop_and_scan,
-	.end = djp_freezer_end,
+	.prove = djp_freezer_prove,
+};
+
+static bool djp_freeze_only_offered(void)
+{
+	return djp_unsafe && djp_freezer_offered();
+}
+
+static int djp_freeze_only_prove(struct djp_proof *proof)
+{
+	return djp_freeze_and(proof, djp_none.prove);
+}
+
+const struct djp_strategy djp_freeze_only = {
+	.name = "freeze_only",
+	.offered = djp_freeze_only_offered,
+	.prove = djp_freeze_only_prove,
 };

@@ -9,14 +9,19 @@
 #include "core/internal.h"
 #include "quiesce/quiesce.h"
 
+/* The best first: "auto" is the first sound one that the kernel offers. */
 static const struct djp_strategy * const djp_strategies[] = {
+	&djp_rendezvous,
+	&djp_fixup,
+	&djp_stackscan,
 	&djp_freezer,
+	&djp_rcu_tasks,
 	&djp_none,
 	&djp_freeze_only,
 };
 
-/* djp_commit_mutex guards it. */
-static const struct djp_strategy *djp_current;
+/* NULL for "auto". djp_commit_mutex guards it. */
+static const struct djp_strategy *djp_chosen;
 
 /**
  * djp_strategy_nth() - enumerate what this kernel offers and what it does not
@@ -30,18 +35,45 @@ const struct djp_strategy *djp_strategy_nth(unsigned int i)
 }
 
 /**
+ * djp_strategy_auto() - the best sound one that this kernel offers
+ *
+ * "stackscan" needs nothing, so there always is one.
+ */
+const struct djp_strategy *djp_strategy_auto(void)
+{
+	const struct djp_strategy *strategy;
+	unsigned int i;
+
+	for (i = 0; (strategy = djp_strategy_nth(i)); i++) {
+		if (strategy->offered())
+			return strategy;
+	}
+	return &djp_stackscan;
+}
+
+/**
+ * djp_strategy_is_auto() - is it left to us?
+ *
+ * Context: djp_commit_mutex held.
+ */
+bool djp_strategy_is_auto(void)
+{
+	return !djp_chosen;
+}
+
+/**
  * djp_strategy_current() - the one in use
  *
  * Context: djp_commit_mutex held.
  */
 const struct djp_strategy *djp_strategy_current(void)
 {
-	return djp_current;
+	return djp_chosen ?: djp_strategy_auto();
 }
 
 /**
  * djp_strategy_choose() - use another strategy from the next commit on
- * @name: its name
+ * @name: its name, or "auto"
  *
  * Context: djp_commit_mutex held.
  * Return: 0; -ENOENT if there is none of this name; -EOPNOTSUPP if this kernel
@@ -52,34 +84,17 @@ int djp_strategy_choose(const char *name)
 	const struct djp_strategy *strategy;
 	unsigned int i;
 
+	if (!strcmp(name, "auto")) {
+		djp_chosen = NULL;
+		return 0;
+	}
 	for (i = 0; (strategy = djp_strategy_nth(i)); i++) {
 		if (strcmp(strategy->name, name))
 			continue;
 		if (!strategy->offered())
 			return -EOPNOTSUPP;
-		djp_current = strategy;
+		djp_chosen = strategy;
 		return 0;
 	}
 	return -ENOENT;
-}
-
-/**
- * djp_strategy_init() - choose the first strategy that this kernel offers
- *
- * Context: module load.
- * Return: 0, or -EOPNOTSUPP if there is none.
- */
-int djp_strategy_init(void)
-{
-	const struct djp_strategy *strategy;
-	unsigned int i;
-
-	for (i = 0; (strategy = djp_strategy_nth(i)); i++) {
-		if (strategy->offered()) {
-			djp_current = strategy;
-			return 0;
-		}
-	}
-	pr_err("this kernel offers no quiescence strategy (no freeze_processes?)\n");
-	return -EOPNOTSUPP;
 }

@@ -7,6 +7,7 @@
  * behind the DCR; and once optimised, that would be in the middle of its jump.
  */
 #include <linux/kprobes.h>
+#include <linux/jiffies.h>
 #include <linux/llist.h>
 #include <linux/mutex.h>
 #include <linux/rcupdate.h>
@@ -14,6 +15,7 @@
 #include <linux/workqueue.h>
 
 #include "core/internal.h"
+#include "quiesce/quiesce.h"
 #include "x86/x86.h"
 
 /**
@@ -79,6 +81,27 @@ static void djp_bans_leave(struct work_struct *work)
 }
 
 static DECLARE_WORK(djp_bans_work, djp_bans_leave);
+
+/**
+ * djp_ban_settle() - wait for those who had looked at the blacklist before
+ *
+ * From the look until its kprobe can be seen a task is in register_kprobe(). To take
+ * kprobe_mutex behind it is not enough: it may have been preempted before it began to
+ * wait for that.
+ *
+ * Context: djp_mutex held, may sleep, up to DJP_TEXT_PATIENCE.
+ * Return: 0; -EAGAIN if somebody stays in it; -ENOMEM; -EOPNOTSUPP if this kernel has
+ * no way to find out.
+ */
+int djp_ban_settle(void)
+{
+	unsigned long start = (unsigned long)register_kprobe, size, off;
+
+	if (!djp_k.kallsyms_lookup_size_offset(start, &size, &off))
+		return -EOPNOTSUPP;
+	return djp_rendezvous_passed(start - off, start - off + size,
+				     jiffies + DJP_TEXT_PATIENCE);
+}
 
 /**
  * djp_ban_lift() - kprobes may come again

@@ -198,11 +198,16 @@ static bool djp_emit_region(struct djp_code *code, const struct djp_dcr *dcr,
 
 	for (i = 0; i < dcr->nr_insns; i++) {
 		detour->insns[i] = code->base + code->len - detour->text;
+		detour->offs[i] = dcr->insns[i].off;
 		ok &= djp_emit_displaced(code, dcr, detour, &dcr->insns[i]);
 	}
+	detour->nr_insns = dcr->nr_insns;
 	if (djp_ends_region(last) || last->relocation == DJP_CALL ||
 	    last->relocation == DJP_CALL_INDIRECT)
 		return ok;
+	detour->insns[i] = code->base + code->len - detour->text;
+	detour->offs[i] = dcr->len;
+	detour->nr_insns++;
 	return ok & djp_emit_rel32(code, DJP_JMP32, dcr->addr + dcr->len);
 }
 

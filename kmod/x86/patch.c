@@ -274,6 +274,7 @@ static void djp_text_work(struct work_struct *work)
  * djp_text_do() - do something that needs the text locks
  * @fn: what; it returns 0 or a negative errno
  * @data: its argument
+ * @patience: how long to wait for the locks, jiffies
  *
  * No kprobe comes, goes or is optimised while @fn runs: a kprobe is prepared, with
  * a copy of its instruction, before it can be found, all under kprobe_mutex
@@ -287,9 +288,9 @@ static void djp_text_work(struct work_struct *work)
  * Context: task, may sleep, djp_mutex held. Not under cpus_read_lock(). @fn runs
  * with kprobe_mutex and text_mutex held.
  * Return: that of @fn; or, if that did not run, -EAGAIN if the locks were not to
- * be had within DJP_TEXT_PATIENCE, or -ENOMEM.
+ * be had within @patience, or -ENOMEM.
  */
-int djp_text_do(int (*fn)(void *data), void *data)
+int djp_text_do(int (*fn)(void *data), void *data, long patience)
 {
 	struct djp_text_job *job = kzalloc(sizeof(*job), GFP_KERNEL);
 	int ret;
@@ -301,7 +302,7 @@ int djp_text_do(int (*fn)(void *data), void *data)
 	INIT_WORK(&job->work, djp_text_work);
 	init_completion(&job->done);
 	queue_work(djp_text_wq, &job->work);
-	if (!wait_for_completion_timeout(&job->done, DJP_TEXT_PATIENCE)) {
+	if (!wait_for_completion_timeout(&job->done, patience)) {
 		if (atomic_cmpxchg(&job->state, DJP_JOB_WAITS,
 				   DJP_JOB_DROPPED) == DJP_JOB_WAITS)
 			return -EAGAIN;
@@ -358,6 +359,7 @@ static int djp_poke_locked(void *data)
  * @nr: how many; 0 to find out whether text can be written now
  * @all_or_nothing: write nothing if one site does not hold what is expected;
  *	otherwise leave out such sites
+ * @patience: how long to wait for the locks, jiffies
  *
  * Sites whose text is not the expected one have @foreign set.
  *
@@ -365,11 +367,12 @@ static int djp_poke_locked(void *data)
  * Return: 0; or, if nothing was written, -EBUSY for foreign text, -EAGAIN if the
  * locks were not to be had, -ENOMEM.
  */
-int djp_poke_all(struct djp_poke *pokes, int nr, bool all_or_nothing)
+int djp_poke_all(struct djp_poke *pokes, int nr, bool all_or_nothing,
+		 long patience)
 {
 	struct djp_poke_batch batch = { pokes, nr, all_or_nothing };
 
-	return djp_text_do(djp_poke_locked, &batch);
+	return djp_text_do(djp_poke_locked, &batch, patience);
 }
 
 /**

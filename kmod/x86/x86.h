@@ -131,8 +131,9 @@ void djp_bypass_text(const struct djp_site *site, u8 *text);
 void djp_site_text(const struct djp_site *site, u8 *text);
 void djp_text_put(unsigned long to, const u8 *bytes, size_t len);
 void djp_text_queue(struct work_struct *work);
-int djp_text_do(int (*fn)(void *data), void *data);
-int djp_poke_all(struct djp_poke *pokes, int nr, bool all_or_nothing);
+int djp_text_do(int (*fn)(void *data), void *data, long patience);
+int djp_poke_all(struct djp_poke *pokes, int nr, bool all_or_nothing,
+		 long patience);
 int djp_patch_init(void);
 void djp_patch_exit(void);
 const char *djp_text_owner(const struct djp_poke *poke, unsigned long *addr);
@@ -140,6 +141,7 @@ const char *djp_text_owner(const struct djp_poke *poke, unsigned long *addr);
 /* x86/ban.c */
 int djp_ban_alloc(struct djp_site *site);
 void djp_ban_set(struct djp_site *site);
+int djp_ban_settle(void);
 void djp_ban_lift(struct djp_site *site, bool locked);
 bool djp_ban_is(const struct kprobe_blacklist_entry *entry);
 
