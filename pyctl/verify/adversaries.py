@@ -140,6 +140,11 @@ class Victim(Closing):
         return Held(pairs["state"], int(pairs["pid"]))
 
     @property
+    def comm(self) -> str:
+        """Its name, as the kernel has it. It must be held, or have been."""
+        return self._transport.read(f"/proc/{self.held.pid}/comm").decode().rstrip("\n")
+
+    @property
     def calls(self) -> Calls:
         """Its calls so far, one that is under way too, and wrong results."""
         now = parse_calls(self._read("victim"))[self._function]
