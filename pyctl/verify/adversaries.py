@@ -104,6 +104,7 @@ class Victim(Closing):
         self._transport = guest.transport
         self._kind = kind
         self._function = function
+        self._address = self._targets.address(function)
         self._before = Calls(0, 0)
         self._before = self.calls
         self._process: Process | None = None
@@ -126,7 +127,7 @@ class Victim(Closing):
     @property
     def address(self) -> int:
         """Its function's address."""
-        return self._targets.address(self._function)
+        return self._address
 
     @property
     def handler_address(self) -> int:

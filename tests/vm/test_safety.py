@@ -1,51 +1,27 @@
-"""A kernel thread preempted inside the bytes that a jump would cover.
+"""Who is in the way of text that is to be written, and what is not offered.
 
-It is what the whole project is about, so the wrong ways are run too, and must be seen to
-go wrong. See kmod/test/hold.c for how it is done.
+What a strategy does about tasks in the way is in test_adversaries.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 
 from pyctl import ControlError, Guest, Probes, Reason
-from pyctl.errors import DjprobesError
-from pyctl.module import SOURCE as KMOD
+from pyctl.errors import UsageError
+from pyctl.quiescence import AUTO
 from pyctl.timing import Deadline, attempts
+from pyctl.verify.adversaries import FUNCTION, MODULE, Victim, Way
 from pyctl.verify.testmodules import Peers, Targets
 
 pytestmark = pytest.mark.vm
 
-HOLD = "/sys/kernel/debug/djp_test/hold"
-VICTIM = "djp_test:djp_test_victim"
-
-
-def state(guest: Guest) -> dict[str, int]:
-    rows = (line.split() for line in guest.transport.read(HOLD).decode().splitlines())
-    return {key: int(value) for key, value in rows}
-
-
-@contextmanager
-def own_guest(**parameters: str) -> Iterator[Guest]:
-    """A guest of its own: some of these tests end theirs."""
-    with Guest.boot("bookworm-cloud") as guest:
-        guest.load(parameters=parameters)
-        guest.load_extra("djp_test", source=KMOD)
-        # Otherwise the hog has to give way after a second.
-        guest.transport.write("/proc/sys/kernel/sched_rt_runtime_us", b"-1")
-        yield guest
-
-
-def hold(guest: Guest) -> None:
-    guest.transport.write(HOLD, b"1")
-    assert state(guest)["held"] == 1
-
-
-def let_go(guest: Guest) -> None:
-    guest.transport.write(HOLD, b"0")
+VICTIM = f"{MODULE}:{FUNCTION}"
+KPROBES = "/sys/kernel/debug/kprobes/list"
+#: Bytes that an optimised kprobe on djp_test_victim displaces.
+VICTIM_REGION = 5
+#: More than the kernel's template and five bytes.
+OPTPROBE_BUFFER = 256
 
 
 def wait_for_jump(probes: Probes, name: str, seconds: float) -> None:
@@ -55,67 +31,19 @@ def wait_for_jump(probes: Probes, name: str, seconds: float) -> None:
     pytest.fail(f"{name} is still in bypass: {probes.stats()}")
 
 
-def test_freezer_waits_for_the_victim() -> None:
-    with own_guest() as guest, guest.probes() as probes:
-        log = guest.kernel_log()
-        hold(guest)
-        probe = probes.add(VICTIM, name="victim")
-        result = probes.commit()
-        assert not result.complete
-        assert (result.patched, result.deferred) == (0, 1)
-        assert probe.state == "bypass"
-
-        # A site that nobody stands in is patched by the same commit, or by a retry before it.
-        other = probes.add("ksys_pread64")
-        result = probes.commit()
-        assert (result.stats.patched, result.deferred) == (1, 1)
-        assert (other.state, probe.state) == ("jump", "bypass")
-
-        log.check()
-        calls_when_held = state(guest)["calls"]
-        let_go(guest)
-        wait_for_jump(probes, "victim", seconds=60)
-        end = state(guest)
-        assert end["wrong"] == 0
-        assert end["calls"] >= calls_when_held
-        # The call during which it was held had passed the insertion address already.
-        assert probe.hits == end["calls"] - calls_when_held
-        log.check()
-
-
-@pytest.mark.parametrize("strategy", ["none", "freeze_only"])
-def test_without_the_scan_the_victim_dies(strategy: str) -> None:
-    with own_guest(unsafe="1") as guest:
-        probes = guest.probes()  # not as a context: the guest may be dead when it would end
-        probes.strategy = strategy
-        hold(guest)
-        probe = probes.add(VICTIM)
-        assert probes.commit().complete
-        assert probe.state == "jump"
-        wrong = 0
-        try:
-            let_go(guest)
-            wrong = state(guest)["wrong"]
-        except DjprobesError:
-            pass
-        assert guest.crashed() or wrong, "the victim went on as if nothing had happened"
-
-
-def test_a_stalled_optimiser_is_not_waited_for() -> None:
+def test_a_stalled_optimiser_is_not_waited_for(guest: Guest, targets: None, probes: Probes) -> None:
     """Kprobes' optimiser keeps everybody from writing text while a task stands in the buffer
     of a kprobe that was removed. We say so, and go on when it is over."""
-    with own_guest() as guest, guest.probes() as probes:
-        log = guest.kernel_log()
-        targets, peers = Targets(guest), Peers(guest)
-        start = targets.address("djp_test_victim")
-        region = targets.text(start, VICTIM_REGION)
+    text, peers = Targets(guest), Peers(guest)
+    with Victim(guest) as victim:
+        start = victim.address
+        region = text.text(start, VICTIM_REGION)
         peers.add_kprobe(start)
         assert peers.optimised(start), "the kernel did not optimise the kprobe"
-        jump = targets.text(start, 5)
+        jump = text.text(start, 5)
         buffer = start + 5 + int.from_bytes(jump[1:], "little", signed=True)
-        copied = targets.text(buffer, OPTPROBE_BUFFER).index(region[2:])
-        guest.transport.write(HOLD, f"{buffer + copied:#x}".encode())
-        assert state(guest)["held"] == 1
+        copied = text.text(buffer, OPTPROBE_BUFFER).index(region[2:])
+        victim.hold(Way.PREEMPT, buffer + copied)
         # It may not come back before the victim is let go.
         removal = f"(echo -{start:#x} > /sys/kernel/debug/djp_peer/kprobe) >/dev/null 2>&1 &"
         guest.transport.run(["sh", "-c", removal])
@@ -132,33 +60,36 @@ def test_a_stalled_optimiser_is_not_waited_for() -> None:
                 if refused is Reason.KPROBES_BUSY:
                     break
         assert refused is Reason.KPROBES_BUSY
-        let_go(guest)
+        victim.release()
         if early:  # it came before the optimiser began to wait
             early.remove()
         for _ in attempts(Deadline.after(60)):
             kprobes = guest.transport.read(KPROBES).decode()
-            if not kprobes and targets.text(start, VICTIM_REGION) == region:
+            if not kprobes and text.text(start, VICTIM_REGION) == region:
                 break
         assert not kprobes
         # Its landing, +5, is in the JTPR of this one.
         probes.add(f"{VICTIM}+2", name="behind")
         probes.commit()
         wait_for_jump(probes, "behind", seconds=60)
-        guest.transport.write(HOLD, b"1")
-        let_go(guest)
-        assert state(guest)["wrong"] == 0
-        log.check()
-
-
-KPROBES = "/sys/kernel/debug/kprobes/list"
-#: Bytes that an optimised kprobe on djp_test_victim displaces.
-VICTIM_REGION = 5
-#: More than the kernel's template and five bytes.
-OPTPROBE_BUFFER = 256
+        before = victim.calls.calls
+        for _ in attempts(Deadline.after(30)):
+            if victim.calls.calls > before:
+                break
+        end = victim.stop()
+        assert end.calls > before
+        assert end.wrong == 0
 
 
 def test_unsafe_strategies_are_not_offered(guest: Guest) -> None:
     with guest.probes() as probes:
-        assert probes.strategies == ("freezer",)
-        with pytest.raises(DjprobesError):
+        assert probes.strategies == (
+            AUTO,
+            "rendezvous",
+            "fixup",
+            "stackscan",
+            "freezer",
+            "rcu_tasks",
+        )
+        with pytest.raises(UsageError):
             probes.strategy = "none"
