@@ -140,7 +140,9 @@ def assert_named(
     entry, blockers = victim.address, probes.blockers()
     found = [b for b in blockers if b.kind == kind and b.site == entry]
     assert found, f"{kind} of {entry:#x} is not among {blockers}"
-    assert {(b.pid, b.comm) for b in found} == {(victim.held.pid, victim.comm)}
+    named, own = {(b.pid, b.comm) for b in found}, (victim.held.pid, victim.comm)
+    # Another detour of this site may be held up by nobody who is known.
+    assert own in named if probes.strategy == BLIND else named == {own}
     assert {b.site_symbol.partition("+")[0] for b in found} == {victim.target}
     if address is not None:
         assert address in {b.address for b in found}
