@@ -43,7 +43,7 @@ def test_a_stalled_optimiser_is_not_waited_for(guest: Guest, targets: None, prob
         jump = text.text(start, 5)
         buffer = start + 5 + int.from_bytes(jump[1:], "little", signed=True)
         copied = text.text(buffer, OPTPROBE_BUFFER).index(region[2:])
-        victim.hold(Way.PREEMPT, buffer + copied)
+        victim.hold(Way.PREEMPT, buffer + copied, seconds=60)
         # It may not come back before the victim is let go.
         removal = f"(echo -{start:#x} > /sys/kernel/debug/djp_peer/kprobe) >/dev/null 2>&1 &"
         guest.transport.run(["sh", "-c", removal])
