@@ -21,6 +21,9 @@
 #include "djprobes.h"
 #include "hold.h"
 
+/* Calls from one sleep to the next. */
+#define DJP_VICTIM_BURST 1024
+
 /**
  * struct djp_victim_fn - what a victim calls
  * @name: of the function
@@ -86,9 +89,15 @@ static void djp_victim_call(struct djp_victim_fn *fn)
 
 static int djp_victim_run(void *data)
 {
+	struct djp_victim_fn *fn = data;
+
 	while (!kthread_should_stop()) {
-		djp_victim_call(data);
-		cond_resched();
+		djp_victim_call(fn);
+		/* RCU-tasks waits for whoever does not sleep of itself. */
+		if (fn->calls % DJP_VICTIM_BURST == 0)
+			schedule_timeout_interruptible(1);
+		else
+			cond_resched();
 	}
 	return 0;
 }

@@ -20,7 +20,7 @@ from pyctl.control import Control
 from pyctl.errors import OracleError
 from pyctl.guest import Guest
 from pyctl.timing import Deadline, attempts
-from pyctl.transport import Process, bootstrap
+from pyctl.transport import Process, Transport, bootstrap
 from pyctl.transport.base import Closing
 from pyctl.verify.preemption import Preemption
 from pyctl.verify.testmodules import DEBUG, Calls, Targets, parse_calls
@@ -38,6 +38,8 @@ THROTTLE = "/proc/sys/kernel/sched_rt_runtime_us"
 HOLD_SECONDS = 60.0
 #: The same for ways that keep a CPU from everything else: what stops the machine waits.
 BLOCKING_SECONDS = 3.0
+#: The pid of kernel threads' parent.
+KTHREADD = "2"
 #: How long a victim may take to begin or to end, in seconds before scaling.
 PATIENCE = 20.0
 
@@ -109,6 +111,7 @@ class Victim(Closing):
         self._throttle: bytes | None = self._transport.read(THROTTLE)
         self._transport.write(THROTTLE, b"-1")
         try:
+            _use_cpus(self._transport, spare=1)
             if kind is VictimKind.USER:
                 self._process = self._start()
         except BaseException:
@@ -135,6 +138,11 @@ class Victim(Closing):
         """The last hold."""
         pairs = dict(line.split() for line in self._read("hold").splitlines())
         return Held(pairs["state"], int(pairs["pid"]))
+
+    @property
+    def comm(self) -> str:
+        """Its name, as the kernel has it. It must be held, or have been."""
+        return self._transport.read(f"/proc/{self.held.pid}/comm").decode().rstrip("\n")
 
     @property
     def calls(self) -> Calls:
@@ -203,6 +211,7 @@ class Victim(Closing):
         try:
             self._write("hold", "stop")
             self._transport.write(THROTTLE, self._throttle)
+            _use_cpus(self._transport)
             self._throttle = None
         finally:
             if self._process is not None:
@@ -225,6 +234,20 @@ class Victim(Closing):
 
     def _write(self, file: str, text: str) -> None:
         self._transport.write(f"{DEBUG}/{MODULE}/{file}", text.encode())
+
+
+def _use_cpus(transport: Transport, *, spare: int = 0) -> None:
+    """Let processes run on all CPUs but the last ``spare``. While a task is held on one the
+    scheduler still gives it work to do, which then waits."""
+    last = int(transport.run(["nproc", "--all"]).text) - 1 - spare
+    if last < 0:
+        raise OracleError(f"{transport.host}: a task can't be held on its only CPU")
+    rows = transport.run(["ps", "-e", "-o", "pid=,ppid="]).text.splitlines()
+    for pid, parent in (row.split() for row in rows):
+        if KTHREADD not in {pid, parent}:
+            # It may have ended meanwhile, as ps has.
+            argv = ["taskset", "--all-tasks", "--pid", "--cpu-list", f"0-{last}", pid]
+            transport.run(argv, check=False)
 
 
 @dataclass(frozen=True)
