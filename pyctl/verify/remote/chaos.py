@@ -89,8 +89,12 @@ class Hotplug(Work):
 
 
 class Hogs(Work):
-    """On each CPU a SCHED_FIFO process that computes for ``burst_ms`` and sleeps for
-    ``gap_ms``; RT throttling is off for a second and on for another. Counts ``burst``."""
+    """On each CPU a SCHED_FIFO process that computes for ``burst_ms`` and then sleeps; RT
+    throttling is off and on by turns. Counts ``burst``.
+
+    The gaps are so long that all of them together leave one CPU a third of its time: when
+    the others are off line, who brings them back has to run there.
+    """
 
     def set_up(self) -> dict[str, Any]:
         """Remember how throttling is set."""
@@ -100,7 +104,8 @@ class Hogs(Work):
     def run(self, turn: Turn) -> dict[str, int]:
         """All of them at once."""
         cpus = sorted(os.sched_getaffinity(0))
-        burst, gap = self.parameters["burst_ms"] / 1e3, self.parameters["gap_ms"] / 1e3
+        burst = self.parameters["burst_ms"] / 1e3
+        gap = burst * (len(cpus) + len(cpus) // 2)
 
         def hog(number: int, more: Callable[[int], bool]) -> int:
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
