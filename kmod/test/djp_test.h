@@ -68,6 +68,10 @@ asmlinkage long djp_test_endbr(long x);
 asmlinkage long djp_test_neighbours(long x);
 asmlinkage long djp_test_out_of_step(long x);
 
+/* dwell.S */
+asmlinkage long djp_test_dwell(unsigned long to, unsigned long n);
+extern char djp_test_dwell_probe[];
+
 /* patched.c */
 long djp_test_patched(long x);
 long djp_test_entered(long x);
@@ -103,5 +107,13 @@ void djp_test_victim_init(struct dentry *dir);
 void djp_test_victim_exit(void);
 int djp_test_peers_init(struct dentry *dir);
 void djp_test_peers_exit(void);
+int djp_test_nest_init(struct dentry *dir);
+void djp_test_nest_exit(void);
+void djp_test_plans_init(struct dentry *dir);
+void djp_test_cost_init(struct dentry *dir);
+
+/* peers.c: what the kernel does not export. */
+int djp_test_lookup(const char *name, unsigned long *addr);
+void djp_test_wait_for_optimizer(void);
 
 #endif /* _DJP_TEST_H */

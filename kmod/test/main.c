@@ -282,6 +282,8 @@ static int __init djp_test_init(void)
 	djp_test_churn_init(djp_test_dir);
 	djp_test_spin_init(djp_test_dir);
 	djp_test_victim_init(djp_test_dir);
+	djp_test_plans_init(djp_test_dir);
+	djp_test_cost_init(djp_test_dir);
 	ret = djp_test_handlers_init(djp_test_dir);
 	if (ret)
 		goto err_dir;
@@ -294,7 +296,13 @@ static int __init djp_test_init(void)
 	ret = djp_test_refuse_init(djp_test_dir);
 	if (ret)
 		goto err_peers;
+	ret = djp_test_nest_init(djp_test_dir);
+	if (ret)
+		goto err_refuse;
 	return 0;
+
+err_refuse:
+	djp_test_refuse_exit();
 err_peers:
 	djp_test_peers_exit();
 err_hold:
@@ -313,6 +321,7 @@ static void __exit djp_test_exit(void)
 	djp_test_spin_exit();
 	djp_test_churn_exit();
 	djp_test_load_exit();
+	djp_test_nest_exit();
 	djp_test_peers_exit();
 	djp_test_hold_exit();
 	djp_test_victim_exit();

@@ -189,6 +189,38 @@ static const struct file_operations djp_peers_fops = {
 };
 
 /**
+ * djp_test_lookup() - the address of a function that is not exported
+ * @name: its name
+ * @addr: filled in; 0 if there is none of that name
+ *
+ * Return: 0 or a negative errno.
+ */
+int djp_test_lookup(const char *name, unsigned long *addr)
+{
+	/* A kprobe is told its address. */
+	struct kprobe kp = { .symbol_name = name };
+	int ret = register_kprobe(&kp);
+
+	*addr = 0;
+	if (ret)
+		return ret == -ENOENT ? 0 : ret;
+	*addr = (unsigned long)kp.addr;
+	unregister_kprobe(&kp);
+	return 0;
+}
+
+/**
+ * djp_test_wait_for_optimizer() - until kprobes' optimiser has come to rest
+ *
+ * Context: may sleep.
+ */
+void djp_test_wait_for_optimizer(void)
+{
+	if (djp_wait_for_optimizer)
+		djp_wait_for_optimizer();
+}
+
+/**
  * djp_test_peers_init() - make the file "peers"
  * @dir: where
  *
@@ -198,18 +230,12 @@ static const struct file_operations djp_peers_fops = {
  */
 int djp_test_peers_init(struct dentry *dir)
 {
-	/* Not exported; a kprobe is told its address. */
-	struct kprobe kp = { .symbol_name = "wait_for_kprobe_optimizer" };
-	int ret = register_kprobe(&kp);
+	int ret = djp_test_lookup("wait_for_kprobe_optimizer",
+				  (unsigned long *)&djp_wait_for_optimizer);
 
-	if (ret == -ENOENT)
-		return 0;
-	if (ret)
-		return ret;
-	djp_wait_for_optimizer = (void *)kp.addr;
-	unregister_kprobe(&kp);
-	debugfs_create_file("peers", 0600, dir, NULL, &djp_peers_fops);
-	return 0;
+	if (!ret && djp_wait_for_optimizer)
+		debugfs_create_file("peers", 0600, dir, NULL, &djp_peers_fops);
+	return ret;
 }
 
 /**

@@ -15,13 +15,26 @@ from pyctl.errors import OracleError
 from pyctl.guest import Guest
 from pyctl.module import SOURCE
 from pyctl.timing import Deadline, attempts
+from pyctl.transport import Transport
 from pyctl.verify.livetext import peek
 
 DEBUG = "/sys/kernel/debug"
+OPTIMISATION = "/proc/sys/debug/kprobes-optimization"
 LIVEPATCH = "/sys/kernel/livepatch/djp_livepatch"
 #: Seconds, before scaling.
 CHURN_SECONDS = 60.0
 PATCH_SECONDS = 90.0
+
+
+@contextmanager
+def kprobe_optimisation(transport: Transport, *, on: bool) -> Iterator[None]:
+    """Whether the kernel may make jumps of kprobes while the context is open."""
+    before = transport.read(OPTIMISATION)
+    transport.write(OPTIMISATION, b"1" if on else b"0")
+    try:
+        yield
+    finally:
+        transport.write(OPTIMISATION, before)
 
 
 @dataclass(frozen=True)
