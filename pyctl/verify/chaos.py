@@ -46,7 +46,7 @@ class Storm(Adversary):
     """``width`` processes that fork as fast as they can. Counts ``fork``."""
 
     name: ClassVar[str] = "storm"
-    width: int = 6
+    width: int = 4
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,12 @@ def insist(path: str, text: str) -> None:
         time.sleep(0.01)
 
 
+def rest(begin: float, times: float) -> None:
+    """Let others work for so many times as long as it took since ``begin``. On a slow guest
+    an adversary without a pause would be all that happens."""
+    time.sleep(times * (time.monotonic() - begin))
+
+
 class Hotplug(Work):
     """CPUs but the first go off line and come back. Counts ``offline``, ``online``,
     ``busy`` (refused for now). Parameters: seed."""
@@ -71,6 +77,7 @@ class Hotplug(Work):
         """Off and on."""
         done = {"offline": 0, "online": 0, "busy": 0}
         while turn.more(done["online"]):
+            begin = time.monotonic()
             file = self.random.choice(self.files)
             for text, word in (("0", "offline"), ("1", "online")):
                 try:
@@ -78,7 +85,7 @@ class Hotplug(Work):
                     done[word] += 1
                 except OSError:  # EBUSY, while a suspend is attempted
                     done["busy"] += 1
-            time.sleep(self.random.uniform(0, 0.05))
+            rest(begin, self.random.uniform(0, 2))
         return done
 
     def clean_up(self) -> None:
@@ -148,13 +155,14 @@ class Suspend(Work):
         """One after the other."""
         attempts, before = 0, self._refusals()
         while turn.more(attempts):
+            begin = time.monotonic()
             try:
                 write(STATE, "freeze")
             except OSError:
                 attempts += 1
             else:
                 raise Failed("the machine was suspended, although the device should refuse")
-            time.sleep(0.05)
+            rest(begin, 4)
         frozen = self._refusals() - before
         return {"attempt": attempts, "frozen": frozen, "aborted": attempts - frozen}
 
