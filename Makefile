@@ -6,6 +6,7 @@ SHELL := /bin/bash
 
 VENV := .venv/bin
 CONFIG := pyctl/pyproject.toml
+SOAK_COMMITS ?= 100000
 KDIR ?= /lib/modules/$(shell uname -r)/build
 PYTEST := $(VENV)/python -m pytest -c $(CONFIG) --rootdir=.
 # what ruff and mypy look at; a folder that is not there yet is left out
@@ -26,6 +27,14 @@ demo: bootstrap ## boot a stock kernel, probe it under load, show that the count
 .PHONY: census
 census: bootstrap ## judge every instruction of a guest's kernel; picture in build/census.svg
 	@$(VENV)/djp census --boot bookworm-cloud --picture build/census.svg
+
+.PHONY: bench
+bench: bootstrap ## measure every strategy beside mainline; build/quiesce.svg and .json (ARGS=)
+	@$(VENV)/djp bench quiesce --svg build/quiesce.svg --save build/quiesce.json $(ARGS)
+
+.PHONY: soak
+soak: bootstrap ## commit SOAK_COMMITS times while the guest is given no peace (ARGS=)
+	@$(VENV)/djp soak --commits $(SOAK_COMMITS) $(ARGS)
 
 .PHONY: vm-test
 vm-test: bootstrap ## all tests, those in guests too (ARGS= is passed to pytest)

@@ -14,14 +14,17 @@ The library prints nothing; the command ``djp`` is a thin layer over it.
 
 from pyctl.census import Census
 from pyctl.control import Features, ProbeStatus, Stats
-from pyctl.errors import ControlError, DjprobesError, NotLoadedError, RefusedError
+from pyctl.errors import BusyError, ControlError, DjprobesError, NotLoadedError, RefusedError
 from pyctl.explanation import Explanation
 from pyctl.guest import Guest
 from pyctl.methods import Method, State
 from pyctl.probes import CommitResult, Probe, Probes
+from pyctl.quiescence import Blocker, Tunables
 from pyctl.reasons import Reason
 
 __all__ = [
+    "Blocker",
+    "BusyError",
     "Census",
     "CommitResult",
     "ControlError",
@@ -38,4 +41,5 @@ __all__ = [
     "RefusedError",
     "State",
     "Stats",
+    "Tunables",
 ]

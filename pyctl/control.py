@@ -27,10 +27,18 @@ from pyctl.errors import (
 from pyctl.explanation import Explanation, parse_explanation
 from pyctl.methods import Method, State, parse_method, parse_state
 from pyctl.parsing import parse_number, parse_pairs
+from pyctl.quiescence import (
+    Blocker,
+    Strategies,
+    Tunables,
+    parse_blockers,
+    parse_strategies,
+)
 from pyctl.reasons import Reason, parse_reason
 from pyctl.transport import Transport
 
 DEBUGFS = "/sys/kernel/debug/djprobes"
+PARAMETERS = "/sys/module/djprobes/parameters"
 MAX_BATCH = 16 << 20
 MAX_NAME = 63
 
@@ -50,6 +58,7 @@ COMMAND_REASONS = frozenset(
         Reason.SYMBOL_AMBIGUOUS,
         Reason.NO_MEMORY,
         Reason.LOCKED_DOWN,
+        Reason.DETOURS_BUSY,
     }
 )
 
@@ -83,7 +92,12 @@ class ProbeStatus:
 @dataclass(frozen=True)
 class Stats:
     """The file ``stats``; see docs/debugfs.md for each key. Times are in nanoseconds,
-    ``detour_bytes_*`` in bytes. ``extra`` has the keys that this version does not know."""
+    ``detour_bytes_*`` in bytes. ``extra`` has the keys that this version does not know.
+
+    ``last_stop_ns`` is the longest time that any CPU was kept from running tasks by the last
+    proof, ``last_commit_ns`` the last ``commit`` from its beginning to its return.
+    ``tasks_moved`` counts what strategy ``fixup`` has moved, ever.
+    """
 
     probes: int
     sites: int
@@ -106,6 +120,9 @@ class Stats:
     sites_int3: int
     sites_kprobe: int
     detour_bytes_mapped: int
+    detours_retired: int
+    tasks_moved: int
+    last_commit_ns: int
     extra: Mapping[str, int | str] = field(default_factory=dict)
 
 
@@ -116,14 +133,6 @@ class Features:
 
     symbols: Mapping[str, bool]
     values: Mapping[str, bool | int | str]
-
-
-@dataclass(frozen=True)
-class Strategies:
-    """The file ``strategy``: what there is, and which is chosen."""
-
-    current: str
-    available: tuple[str, ...]
 
 
 def parse_probes(text: str) -> list[ProbeStatus]:
@@ -183,15 +192,6 @@ def parse_features(text: str) -> Features:
             number = int(rest) if rest.isdigit() else rest
             values[words[0]] = number if plain is None else plain
     return Features(symbols, values)
-
-
-def parse_strategies(text: str) -> Strategies:
-    """Parse ``strategy``: names, the current one in brackets."""
-    words = text.split()
-    current = [word[1:-1] for word in words if word.startswith("[") and word.endswith("]")]
-    if len(current) != 1:
-        raise ProtocolError(f"strategy: not exactly one name in brackets: {text!r}")
-    return Strategies(current[0], tuple(word.strip("[]") for word in words))
 
 
 def parse_last_error(text: str, *, errno: int, written: str, file: str = "control") -> ControlError:
@@ -343,9 +343,32 @@ class Control:
             )
         self._write("strategy", f"{name}\n")
 
-    def _read(self, file: str) -> str:
+    def blockers(self) -> tuple[Blocker, ...]:
+        """What the last proof could not do, and the tasks in the way; at most 64."""
+        return parse_blockers(self._read("blockers"))
+
+    def reclaim(self) -> None:
+        """Free all retired detours now. ControlError with ``Reason.DETOURS_BUSY`` and the
+        task as ``owner`` if some are still in use at the deadline."""
+        self.submit(["reclaim"])
+
+    def tunables(self) -> Tunables:
+        """The module parameters that can be changed at run time."""
+        values = {
+            item.name: parse_number(self._read(item.name, PARAMETERS).strip(), item.name)
+            for item in fields(Tunables)
+        }
+        return Tunables(**values)
+
+    def tune(self, wanted: Tunables) -> None:
+        """Write those module parameters that are not yet as ``wanted``."""
+        for name, value in wanted.changes(self.tunables()).items():
+            self._transport.write(f"{PARAMETERS}/{name}", f"{value}\n".encode())
+
+    def _read(self, file: str, folder: str | None = None) -> str:
         try:
-            return self._transport.read(f"{self._root}/{file}").decode(errors="replace")
+            path = f"{folder or self._root}/{file}"
+            return self._transport.read(path).decode(errors="replace")
         except RemoteOSError as error:
             unreachable = self._unreachable(error)
             if unreachable is None:

@@ -13,6 +13,7 @@ from typing import Any
 from pyctl.errors import KernelLogError
 from pyctl.guest import Guest
 from pyctl.probes import Probes
+from pyctl.quiescence import AUTO
 from pyctl.verify.bulk import BulkResult, run_bulk
 from pyctl.verify.jumps import Committed
 from pyctl.verify.paths import PathComparison, PathRun
@@ -127,4 +128,7 @@ def _load(guest: Guest, progress: Progress) -> Loaded:
     guest.load(progress=progress)
     probes = Probes(guest.transport)
     targets = probes.features().values.get("branch_map_targets", 0)
-    return Loaded(time.monotonic() - start, probes.strategy, int(targets))
+    strategy = probes.strategy
+    if strategy == AUTO:
+        strategy = probes.auto_strategy
+    return Loaded(time.monotonic() - start, strategy, int(targets))

@@ -7,13 +7,17 @@ people); :meth:`DjprobesError.as_dict` is what ``djp --json`` prints.
 
 from __future__ import annotations
 
+import dataclasses
 import errno as errno_module
 import os
 import shlex
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyctl.reasons import Reason
+
+if TYPE_CHECKING:
+    from pyctl.quiescence import Blocker
 
 
 class DjprobesError(Exception):
@@ -69,6 +73,22 @@ class NotLoadedError(DjprobesError):
 
 class ModuleError(DjprobesError):
     """The kernel module could not be built, loaded or unloaded."""
+
+
+class BusyError(ModuleError):
+    """The kernel module can't be unloaded: a task would yet run in its memory. ``blockers``
+    says which tasks, and where they are; ``owner`` is one of them, ``comm[pid]``."""
+
+    def __init__(
+        self, message: str, *, owner: str | None, blockers: Sequence[Blocker], hint: str | None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.owner = owner
+        self.blockers = tuple(blockers)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As for every error, and the blockers as plain data."""
+        return super().as_dict() | {"blockers": [dataclasses.asdict(one) for one in self.blockers]}
 
 
 class UnstableError(DjprobesError):
@@ -143,7 +163,8 @@ class ControlError(DjprobesError):
     text of the write; ``line`` and ``column``, counted from 1; ``text``, that line;
     ``token``; ``reason``, a :class:`~pyctl.reasons.Reason`, or the code as a ``str`` when
     this version does not know it; ``offending``, an address with its symbol; ``owner``,
-    whose the bytes are that stand there (``kprobe``, ``ftrace``, ...).
+    whose the bytes are that stand there (``kprobe``, ``ftrace``, ...), or the task in the
+    way, ``comm[pid]``.
     What the kernel did not tell is ``None``.
     """
 
@@ -189,7 +210,9 @@ class ControlError(DjprobesError):
                 # Tabs are kept, so that the caret stands under the token in any terminal.
                 lead = "".join("\t" if c == "\t" else " " for c in self.text[: self.column - 1])
                 parts.append(f"    {lead}^{'~' * (len(self.token or ' ') - 1)}")
-        if self.offending:
+        if self.reason == Reason.DETOURS_BUSY and self.owner:
+            parts.append(f"  in the way: {self.owner} at {self.offending or 'an unknown place'}")
+        elif self.offending:
             whose = f" (it is {self.owner}'s)" if self.owner else ""
             parts.append(f"  offending: {self.offending}{whose}")
         if self.hint:

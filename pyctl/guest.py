@@ -145,7 +145,8 @@ class Guest(Closing):
         return module.load_file(self._transport, built[name], dict(parameters or {}), "guest")
 
     def unload(self) -> None:
-        """Take the kernel module out. Probes hold it: remove them first."""
+        """Take the kernel module out. Probes hold it: remove them first. BusyError names the
+        task that has yet to leave a detour."""
         module.unload(self._transport)
 
     def probes(self) -> Probes:

@@ -12,8 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pyctl.control import DEBUGFS, Control
-from pyctl.errors import DjprobesError, ModuleError, RemoteCommandError
+from pyctl.errors import (
+    BusyError,
+    ControlError,
+    DjprobesError,
+    ModuleError,
+    NotLoadedError,
+    ProtocolError,
+    RemoteCommandError,
+    TransportError,
+)
 from pyctl.kernellog import parse_record
+from pyctl.quiescence import BlockerKind
+from pyctl.reasons import Reason
 from pyctl.timing import Deadline, attempts
 from pyctl.transport import Transport
 
@@ -111,20 +122,55 @@ def ready(transport: Transport) -> None:
 
 
 def unload(transport: Transport, name: str = NAME) -> None:
-    """rmmod; says what still holds the module."""
+    """rmmod; of djprobes after its retired detours are freed. BusyError names the task that
+    stands in one, ModuleError says what else holds the module."""
+    if name == NAME:
+        _reclaim(transport)
     done = transport.run(["rmmod", name], timeout=LOAD_SECONDS, check=False)
     if done.status == 0:
         return
     said = done.stderr.decode(errors="replace").strip()
-    hint = None
+    message = f"{transport.host}: rmmod {name}: {said}"
     if name == NAME:
+        control = Control(transport)
         try:
-            count = len(Control(transport).probes())
+            count = len(control.probes())
             if count:
                 hint = f"{count} probes hold it: remove them with `djp rm --all`"
-        except DjprobesError:
+                raise ModuleError(message, hint=hint)
+            if control.stats().detours_retired:
+                raise _busy(control, None)
+        except (NotLoadedError, ProtocolError, TransportError):
             pass  # the answer above is all that there is to say
-    raise ModuleError(f"{transport.host}: rmmod {name}: {said}", hint=hint)
+    raise ModuleError(message)
+
+
+def _reclaim(transport: Transport) -> None:
+    """Free what nobody needs any more. What else is wrong, rmmod will say."""
+    control = Control(transport)
+    try:
+        control.reclaim()
+    except ControlError as error:
+        if error.reason == Reason.DETOURS_BUSY:
+            raise _busy(control, error.owner) from error
+    except (NotLoadedError, TransportError):
+        pass
+
+
+def _busy(control: Control, owner: str | None) -> BusyError:
+    """Why the module has to stay, from the kernel's own list."""
+    found = [one for one in control.blockers() if one.kind == BlockerKind.RECLAIM]
+    known = [one for one in found if one.pid]
+    who = owner or next((one.task for one in known), None)
+    shown = "".join(f"\n  {one}" for one in found[:5])
+    more = f"\n  and {len(found) - 5} more" if len(found) > 5 else ""
+    return BusyError(
+        f"{control.transport.host}: djprobes can't be unloaded: "
+        f"{who or 'a task'} has yet to leave memory of it{shown}{more}",
+        owner=who,
+        blockers=found,
+        hint="try again when the task has gone on; `djp blockers` lists who it is",
+    )
 
 
 def loaded(transport: Transport, name: str = NAME) -> bool:

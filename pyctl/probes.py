@@ -33,6 +33,7 @@ from pyctl.control import (
 from pyctl.errors import ControlError, DjprobesError, UnsupportedError, UsageError
 from pyctl.explanation import Explanation
 from pyctl.methods import FIRING, Method, State
+from pyctl.quiescence import AUTO, Blocker, Tunables
 from pyctl.reasons import Reason
 from pyctl.transport import Transport
 
@@ -45,9 +46,10 @@ class CommitResult:
 
     ``patched`` sites went from bypass to jump, ``deferred`` sites have to wait (they fire
     through the int3 meanwhile). Sites of the methods int3 and kprobe are in neither: they
-    wait for nothing. ``stop_ns`` is the time inside ``stop_machine()``,
+    wait for nothing. ``stop_ns`` is the longest time that a CPU was kept from running tasks,
     ``quiescence_ns`` the whole quiescence; ``seconds`` is what the caller waited.
-    ``stats`` are those after the commit.
+    ``stats`` are those after the commit; ``blockers``, if something was left for later, what
+    and why, at most 64.
     """
 
     patched: int
@@ -56,6 +58,7 @@ class CommitResult:
     quiescence_ns: int
     seconds: float
     stats: Stats
+    blockers: tuple[Blocker, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -267,7 +270,20 @@ class Probes:
             quiescence_ns=after.last_quiescence_ns,
             seconds=seconds,
             stats=after,
+            blockers=self.blockers() if after.deferred else (),
         )
+
+    def reclaim(self) -> None:
+        """Free all retired detours now; bounded, as ``commit`` is.
+
+        ControlError with ``Reason.DETOURS_BUSY`` and the task as ``owner`` if some are still
+        in use at the deadline; :meth:`blockers` then names them all.
+        """
+        self._control.reclaim()
+
+    def blockers(self) -> tuple[Blocker, ...]:
+        """What the last quiescence could not do, and the tasks in the way; at most 64."""
+        return self._control.blockers()
 
     def list(self) -> list[ProbeStatus]:
         """All probes on the host, whoever made them, in one reading."""
@@ -309,12 +325,33 @@ class Probes:
 
     @property
     def strategy(self) -> str:
-        """The quiescence strategy in use; assign a name to choose another."""
+        """The quiescence strategy in use, ``auto`` perhaps; assign a name to choose another."""
         return self._control.strategies().current
 
     @strategy.setter
     def strategy(self, name: str) -> None:
         self._control.choose_strategy(name)
+
+    @property
+    def auto_strategy(self) -> str:
+        """What ``auto`` stands for on this kernel: the best sound strategy that it offers."""
+        name = self._control.features().values.get("auto_strategy")
+        if not isinstance(name, str):
+            raise UnsupportedError(
+                f"this kernel module does not say what the strategy {AUTO!r} is",
+                hint="it is older than this program",
+            )
+        return name
+
+    @property
+    def tunables(self) -> Tunables:
+        """Deadline and reclaim thresholds; assign a :class:`Tunables` to change them, say
+        ``dataclasses.replace(probes.tunables, deadline_ms=500)``."""
+        return self._control.tunables()
+
+    @tunables.setter
+    def tunables(self, wanted: Tunables) -> None:
+        self._control.tune(wanted)
 
     @property
     def strategies(self) -> tuple[str, ...]:

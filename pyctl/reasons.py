@@ -34,7 +34,8 @@ class Reason(StrEnum):
     SYNTAX = (
         "syntax",
         "this is not a command",
-        "p[:NAME] TARGET [count] [method=METHOD], -:NAME, -*, enable NAME, disable NAME or commit",
+        "p[:NAME] TARGET [count] [method=METHOD], -:NAME, -*, enable NAME, disable NAME, "
+        "commit or reclaim",
     )
     TOO_LONG = (
         "too-long",
@@ -215,6 +216,11 @@ class Reason(StrEnum):
         "gone",
         "the probe's module was unloaded",
         "remove the probe; add it again when the module is back",
+    )
+    DETOURS_BUSY = (
+        "detours-busy",
+        "tasks are still in detours that were retired",
+        "read the file blockers for who and where, and try again",
     )
     NO_MEMORY = (
         "no-memory",

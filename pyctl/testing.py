@@ -14,9 +14,10 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
-from pyctl.control import DEBUGFS, NAME, Extent, ProbeStatus, Stats
+from pyctl.control import DEBUGFS, NAME, PARAMETERS, Extent, ProbeStatus, Stats
 from pyctl.methods import FIRING, Method, State
 from pyctl.probes import default_name
+from pyctl.quiescence import AUTO, Blocker, BlockerKind, Tunables
 from pyctl.reasons import Reason
 from pyctl.remote.symbols import nearest
 from pyctl.symbols import LABEL
@@ -66,8 +67,12 @@ part kernel 5500 1000 10 940 30 10 15 5 990 530
 part veth 500 100 2 90 10 0 0 0 100 50
 ns 1500000000
 """
+STRATEGIES = (AUTO, "rendezvous", "fixup", "stackscan", "freezer", "rcu_tasks")
+#: Who is in the way of whatever is ``deferring`` or ``stuck``.
+HOLDER = Blocker("", 0, "", 4711, 0xFFFFFFFF81000107, "vfs_write+0x7", "kworker/1:2 busy")
 COMPUTED = {
     *("probes", "sites", "sites_jump", "sites_bypass", "sites_int3", "sites_kprobe", "extra"),
+    "detours_retired",
 }
 STATS_ZERO = tuple(item.name for item in fields(Stats) if item.name not in COMPUTED)
 
@@ -86,7 +91,8 @@ class FakeDjprobes(RecordingTransport):
     """``symbols`` maps function names to addresses; every function starts with an ftrace
     site. ``refused`` maps a name to the reason for which it can't be probed, ``methods`` to
     another method than a jump and the reason for it. ``deferring`` names stay in bypass at
-    a commit. ``explanations`` maps a target to all that ``explain`` shall answer, and
+    a commit, the retired detours of ``stuck`` names are not freed, because of the task
+    ``holder``. ``explanations`` maps a target to all that ``explain`` shall answer, and
     ``census`` is that file's text."""
 
     def __init__(
@@ -105,11 +111,15 @@ class FakeDjprobes(RecordingTransport):
         self.explanations: dict[str, str] = {}
         self.census = CENSUS
         self.deferring = set(deferring)
+        self.stuck: set[str] = set()
+        self.holder = HOLDER
+        self.retired: dict[str, ProbeStatus] = {}
         self.table: dict[str, ProbeStatus] = {}
         self.counters = dict.fromkeys(STATS_ZERO, 0)
         self._last_error = ""
         self._explained = ""
-        self._strategy = "freezer"
+        self._strategy = AUTO
+        self._blockers: list[Blocker] = []
         self.unload()
         if loaded:
             self.load()
@@ -121,9 +131,13 @@ class FakeDjprobes(RecordingTransport):
             f"{DEBUGFS}/last_error": lambda: self._last_error,
             f"{DEBUGFS}/explain": lambda: self._explained,
             f"{DEBUGFS}/stats": self._show_stats,
-            f"{DEBUGFS}/strategy": lambda: f"[{self._strategy}]\n",
+            f"{DEBUGFS}/strategy": self._show_strategies,
+            f"{DEBUGFS}/blockers": self._show_blockers,
             f"{DEBUGFS}/features": "strategy_freezer yes\nsymbol text_poke yes\n"
-            "symbol execmem_alloc no\nbranch_map_targets 812345\n",
+            "symbol execmem_alloc no\nbranch_map_targets 812345\nauto_strategy rendezvous\n",
+        }
+        self.files |= {
+            f"{PARAMETERS}/{item.name}": f"{item.default}\n" for item in fields(Tunables)
         }
         self.writers |= {
             f"{DEBUGFS}/control": self._control,
@@ -134,11 +148,12 @@ class FakeDjprobes(RecordingTransport):
 
     def unload(self) -> None:
         """Make them go."""
-        for path in [path for path in self.files if path.startswith(DEBUGFS)]:
+        for path in [path for path in self.files if path.startswith((DEBUGFS, PARAMETERS))]:
             del self.files[path]
         self.writers.clear()
         self.processes["cat", f"{DEBUGFS}/census"] = lambda: _said("", status=1)
         self.table.clear()
+        self.retired.clear()
 
     def hit(self, name: str, count: int = 1) -> None:
         """Let a probe fire, unless it is disabled."""
@@ -164,24 +179,34 @@ class FakeDjprobes(RecordingTransport):
 
     def _control(self, data: bytes) -> None:
         table = dict(self.table)
-        commits = 0
-        order = {"-": 0, "p": 1, "d": 2, "e": 2, "c": 3}
+        last: set[str] = set()
+        order = {"-": 0, "p": 1, "d": 2, "e": 2, "c": 3, "r": 3}
         lines = list(enumerate(data.decode().splitlines(), start=1))
         todo = [(n, line) for n, line in lines if line.strip() and line.strip()[0] != "#"]
         for number, line in sorted(todo, key=lambda item: order.get(item[1].strip()[0], 0)):
             try:
-                commits += self._command(table, line.split())
+                last |= self._command(table, line.split())
             except _Refusal as refusal:
                 self._refuse(refusal, number, line)
+        for name in self.table.keys() - table.keys():
+            if self.table[name].detour:
+                self.retired[name] = self.table[name]
         self.table = table
         self._last_error = ""
-        if commits:
+        if "commit" in last:
             self._commit()
+        if "reclaim" in last and self._reclaim():
+            number, line = next(item for item in lines if item[1].split() == ["reclaim"])
+            busy = Reason.DETOURS_BUSY
+            where = f"{self.holder.address:#x} {self.holder.address_symbol}"
+            late = _Refusal(errno.EBUSY, busy, "reclaim", busy.sentence, busy.hint, where)
+            self._refuse(late, number, line, owner=self.holder.task)
 
-    def _command(self, table: dict[str, ProbeStatus], words: list[str]) -> int:
+    def _command(self, table: dict[str, ProbeStatus], words: list[str]) -> set[str]:
+        """Change ``table``; what is to be done when the whole batch is accepted."""
         verb = words[0]
-        if verb == "commit":
-            return 1
+        if verb in {"commit", "reclaim"}:
+            return {verb}
         if verb == "-*":
             table.clear()
         elif verb.startswith("-:"):
@@ -196,7 +221,7 @@ class FakeDjprobes(RecordingTransport):
             self._add(table, verb, words)
         else:
             raise _Refusal(errno.EINVAL, Reason.SYNTAX, verb, "this is not a command")
-        return 0
+        return set()
 
     def _add(self, table: dict[str, ProbeStatus], verb: str, words: list[str]) -> None:
         name = verb[2:] if verb.startswith("p:") else default_name(words[1])
@@ -254,6 +279,23 @@ class FakeDjprobes(RecordingTransport):
         self.counters["commits_partial"] += len(waiting) > len(ready)
         self.counters["last_stop_ns"] = 1_500_000
         self.counters["last_quiescence_ns"] = 9_000_000
+        self._reclaim()
+        self._blockers += [
+            self._blocker(BlockerKind.JUMP, self.table[name])
+            for name in waiting
+            if name in self.deferring
+        ]
+
+    def _reclaim(self) -> bool:
+        """Free retired detours; whether some are left."""
+        kept = {name: status for name, status in self.retired.items() if name in self.stuck}
+        self.counters["detours_reclaimed"] += len(self.retired) - len(kept)
+        self.retired = kept
+        self._blockers = [self._blocker(BlockerKind.RECLAIM, one) for one in kept.values()]
+        return bool(kept)
+
+    def _blocker(self, kind: BlockerKind, status: ProbeStatus) -> Blocker:
+        return replace(self.holder, kind=kind, site=status.address, site_symbol=status.target)
 
     def _explain(self, data: bytes) -> None:
         line = data.decode().strip()
@@ -270,14 +312,16 @@ class FakeDjprobes(RecordingTransport):
         )
 
     def _choose(self, data: bytes) -> None:
-        if data.decode().strip() != self._strategy:
+        if data.decode().strip() not in STRATEGIES:
             raise OSError(errno.EINVAL, "no such strategy")
+        self._strategy = data.decode().strip()
 
-    def _refuse(self, refusal: _Refusal, number: int, line: str) -> None:
+    def _refuse(self, refusal: _Refusal, number: int, line: str, *, owner: str = "-") -> None:
         self._last_error = (
             f"line: {number}\ntext: {line}\ntoken: {refusal.token}\n"
             f"column: {line.rfind(refusal.token) + 1}\nreason: {refusal.reason}\n"
             f"message: {refusal.message}\nhint: {refusal.hint}\noffending: {refusal.offending}\n"
+            f"owner: {owner}\n"
         )
         raise OSError(refusal.errno, refusal.message) from refusal
 
@@ -287,6 +331,17 @@ class FakeDjprobes(RecordingTransport):
             f"{s.hits} {s.missed} {s.reason} "
             f"{f'{s.detour.address:#x}+{s.detour.length}' if s.detour else '-'}\n"
             for s in self.table.values()
+        )
+
+    def _show_strategies(self) -> str:
+        words = (f"[{name}]" if name == self._strategy else name for name in STRATEGIES)
+        return " ".join(words) + "\n"
+
+    def _show_blockers(self) -> str:
+        return "".join(
+            f"{b.kind} {b.site:#018x} {b.site_symbol} {b.pid} {b.address:#018x} "
+            f"{b.address_symbol} {b.comm}\n"
+            for b in self._blockers
         )
 
     def _show_stats(self) -> str:
@@ -299,6 +354,7 @@ class FakeDjprobes(RecordingTransport):
             "sites_int3": states.count("int3"),
             "sites_kprobe": states.count("kprobe"),
             **self.counters,
+            "detours_retired": len(self.retired),
         }
         return "".join(f"{key} {value}\n" for key, value in shown.items())
 

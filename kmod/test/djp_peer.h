@@ -10,6 +10,8 @@ struct dentry;
 int peer_read_command(char *buf, size_t size, const char __user *user,
 		      size_t len);
 
+void peer_bulk_init(struct dentry *dir);
+void peer_bulk_exit(void);
 void peer_direct_init(struct dentry *dir);
 void peer_direct_exit(void);
 void peer_race_init(struct dentry *dir);

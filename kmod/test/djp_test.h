@@ -39,7 +39,10 @@ asmlinkage long djp_test_ret(void);
 asmlinkage long djp_test_branch(void);
 /* Returns 2, if all its instructions are executed. */
 asmlinkage long djp_test_victim(void);
-#define DJP_TEST_INSIDE 2	/* behind its first instruction */
+/* Its DCR ends in a call of djp_test_sleeper(). Returns x plus 7. */
+asmlinkage long djp_test_sleepy(long x);
+/* victim.c */
+asmlinkage long djp_test_sleeper(long x);
 
 /*
  * strays.S. Control comes into the JTPR of these from elsewhere.
@@ -88,10 +91,20 @@ void djp_test_churn_exit(void);
 void djp_test_load_init(struct dentry *dir);
 void djp_test_load_exit(void);
 
+/* spin.c */
+void djp_test_spin_init(struct dentry *dir);
+void djp_test_spin_exit(void);
+
+/* refuse.c */
+int djp_test_refuse_init(struct dentry *dir);
+void djp_test_refuse_exit(void);
+
 int djp_test_handlers_init(struct dentry *dir);
 void djp_test_handlers_exit(void);
 int djp_test_hold_init(struct dentry *dir);
 void djp_test_hold_exit(void);
+void djp_test_victim_init(struct dentry *dir);
+void djp_test_victim_exit(void);
 int djp_test_peers_init(struct dentry *dir);
 void djp_test_peers_exit(void);
 int djp_test_nest_init(struct dentry *dir);

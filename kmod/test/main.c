@@ -280,6 +280,8 @@ static int __init djp_test_init(void)
 	djp_test_patched_init(djp_test_dir);
 	djp_test_load_init(djp_test_dir);
 	djp_test_churn_init(djp_test_dir);
+	djp_test_spin_init(djp_test_dir);
+	djp_test_victim_init(djp_test_dir);
 	djp_test_plans_init(djp_test_dir);
 	djp_test_cost_init(djp_test_dir);
 	ret = djp_test_handlers_init(djp_test_dir);
@@ -291,10 +293,16 @@ static int __init djp_test_init(void)
 	ret = djp_test_peers_init(djp_test_dir);
 	if (ret)
 		goto err_hold;
-	ret = djp_test_nest_init(djp_test_dir);
+	ret = djp_test_refuse_init(djp_test_dir);
 	if (ret)
 		goto err_peers;
+	ret = djp_test_nest_init(djp_test_dir);
+	if (ret)
+		goto err_refuse;
 	return 0;
+
+err_refuse:
+	djp_test_refuse_exit();
 err_peers:
 	djp_test_peers_exit();
 err_hold:
@@ -309,11 +317,14 @@ err_dir:
 static void __exit djp_test_exit(void)
 {
 	debugfs_remove_recursive(djp_test_dir);
+	djp_test_refuse_exit();
+	djp_test_spin_exit();
 	djp_test_churn_exit();
 	djp_test_load_exit();
 	djp_test_nest_exit();
 	djp_test_peers_exit();
 	djp_test_hold_exit();
+	djp_test_victim_exit();
 	djp_test_handlers_exit();
 }
 

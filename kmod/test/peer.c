@@ -169,6 +169,7 @@ static int __init peer_init(void)
 	peer_direct_init(peer_dir);
 	peer_race_init(peer_dir);
 	peer_slow_init(peer_dir);
+	peer_bulk_init(peer_dir);
 	return 0;
 }
 
@@ -177,6 +178,7 @@ static void __exit peer_exit(void)
 	unsigned int i;
 
 	debugfs_remove_recursive(peer_dir);
+	peer_bulk_exit();
 	peer_slow_exit();
 	peer_race_exit();
 	peer_direct_exit();

@@ -129,9 +129,9 @@ SYM_FUNC_START(djp_test_branch)
 SYM_FUNC_END(djp_test_branch)
 
 /*
- * The DCR is 5 bytes, two instructions. Somebody who goes on from
- * djp_test_victim + DJP_TEST_INSIDE when a jump has been written over it executes three
- * bytes of its displacement, and comes back with something else, or not at all.
+ * The DCR is 5 bytes, two instructions. Somebody who goes on from the second one
+ * when a jump has been written over it executes three bytes of its displacement,
+ * and comes back with something else, or not at all.
  * Kprobes make a jump of a kprobe here: they copy no inc, and no int3 but where
  * nothing but int3s follows.
  */
@@ -141,6 +141,18 @@ SYM_FUNC_START(djp_test_victim)
 	addl	$1, %eax
 	RET
 SYM_FUNC_END(djp_test_victim)
+	.balign	16, 0xcc
+
+/*
+ * The DCR is 9 bytes and ends in the call: who sleeps in it returns to the byte
+ * behind, whether the call was made from here or from a detour.
+ */
+SYM_FUNC_START(djp_test_sleepy)
+	leaq	3(%rdi), %rdi		/* 4 bytes */
+	call	djp_test_sleeper	/* 5 */
+	addq	$4, %rax
+	RET
+SYM_FUNC_END(djp_test_sleepy)
 	.balign	16, 0xcc
 
 /*

@@ -11,12 +11,15 @@ import typer
 from rich.console import RenderableType
 from rich.table import Table
 
+from pyctl.cli.bench import bench_app
 from pyctl.cli.census import census
 from pyctl.cli.demo import demo
 from pyctl.cli.explain import explain
 from pyctl.cli.layout import key_table
 from pyctl.cli.options import WHERE_HELP, JsonOption, OnOption, open_host
 from pyctl.cli.output import Reporter
+from pyctl.cli.quiescence import blockers, reclaim, strategy, tune
+from pyctl.cli.soak import soak_command
 from pyctl.cli.vm import vm_app
 from pyctl.control import ProbeStatus
 from pyctl.errors import UsageError
@@ -25,6 +28,9 @@ from pyctl.probes import CommitResult, Probes
 from pyctl.reasons import Reason
 from pyctl.workloads import WORKLOADS, WorkloadResult, make_workload
 
+#: Blockers that a commit names; `djp blockers` lists them all.
+SHOWN_BLOCKERS = 3
+
 app = typer.Typer(
     name="djp",
     help="Direct jump probes on a live kernel.",
@@ -32,9 +38,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(vm_app, name="vm")
+app.add_typer(bench_app, name="bench")
 app.command()(demo)
 app.command()(explain)
 app.command()(census)
+app.command()(strategy)
+app.command()(blockers)
+app.command()(reclaim)
+app.command()(tune)
+app.command("soak")(soak_command)
 
 
 @app.callback()
@@ -289,10 +301,14 @@ def workload_table(done: WorkloadResult) -> RenderableType:
 def commit_line(done: CommitResult) -> str:
     """A commit in a sentence."""
     late = f", {done.deferred} deferred (they fire through the int3)" if done.deferred else ""
-    return (
-        f"{done.patched} sites patched{late}; the machine stood still for "
+    lines = [
+        f"{done.patched} sites patched{late}; no CPU stood still for longer than "
         f"{done.stop_ns / 1e6:.2f} ms, the quiescence took {done.quiescence_ns / 1e6:.1f} ms"
-    )
+    ]
+    lines += [f"  {one}" for one in done.blockers[:SHOWN_BLOCKERS]]
+    if len(done.blockers) > SHOWN_BLOCKERS:
+        lines.append(f"  and {len(done.blockers) - SHOWN_BLOCKERS} more: `djp blockers`")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

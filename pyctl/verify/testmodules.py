@@ -58,6 +58,16 @@ class Churned:
     hits: int
 
 
+def parse_calls(text: str) -> dict[str, Calls]:
+    """A file with lines of name, calls, wrong results; a name's lines are added up."""
+    found: dict[str, Calls] = {}
+    for line in text.splitlines():
+        name, calls, wrong = line.split()
+        before = found.get(name, Calls(0, 0))
+        found[name] = Calls(before.calls + int(calls), before.wrong + int(wrong))
+    return found
+
+
 class Load:
     """What the threads of :meth:`Targets.load` did; complete once its context has ended."""
 
@@ -138,12 +148,7 @@ class Targets:
         return peek(self._transport, [address], length)[0]
 
     def _calls(self, file: str) -> dict[str, Calls]:
-        found: dict[str, Calls] = {}
-        for line in self._transport.read(f"{DEBUG}/djp_test/{file}").decode().splitlines():
-            name, calls, wrong = line.split()
-            before = found.get(name, Calls(0, 0))
-            found[name] = Calls(before.calls + int(calls), before.wrong + int(wrong))
-        return found
+        return parse_calls(self._transport.read(f"{DEBUG}/djp_test/{file}").decode())
 
     def _churn(self) -> dict[str, int]:
         rows = self._transport.read(f"{DEBUG}/djp_test/churn").decode().splitlines()

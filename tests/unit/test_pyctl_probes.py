@@ -352,17 +352,6 @@ def test_parse_explanation() -> None:
         parse_explanation("target: x\n")
 
 
-def test_strategy(kernel: FakeDjprobes) -> None:
-    probes = Probes(kernel)
-    assert probes.strategy == "freezer"
-    probes.strategy = "freezer"
-    with pytest.raises(UsageError, match="it has freezer"):
-        probes.strategy = "prayer"
-    assert control.parse_strategies("a [b] c\n") == control.Strategies("b", ("a", "b", "c"))
-    with pytest.raises(ProtocolError):
-        control.parse_strategies("a b")
-
-
 def test_stats_and_features(kernel: FakeDjprobes) -> None:
     text = kernel._show_stats() + "brand_new 12\nword text\n"
     stats = control.parse_stats(text)
@@ -371,7 +360,11 @@ def test_stats_and_features(kernel: FakeDjprobes) -> None:
         control.parse_stats(text.replace("\npatched ", "\nunpatched "))
     features = Probes(kernel).features()
     assert features.symbols == {"text_poke": True, "execmem_alloc": False}
-    assert features.values == {"strategy_freezer": True, "branch_map_targets": 812345}
+    assert features.values == {
+        "strategy_freezer": True,
+        "branch_map_targets": 812345,
+        "auto_strategy": "rendezvous",
+    }
 
 
 def test_a_refusal_without_words() -> None:

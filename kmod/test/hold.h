@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Between hold.c, which holds tasks, and victim.c, which has tasks to be held.
+ */
+#ifndef _DJP_TEST_HOLD_H
+#define _DJP_TEST_HOLD_H
+
+#include <linux/cpumask.h>
+#include <linux/types.h>
+
+struct task_struct;
+
+/* The last CPU: the tests' own work is on the first. */
+#define DJP_HOLD_CPU (num_online_cpus() - 1)
+
+/**
+ * enum djp_hold_way - how a victim is kept where it is
+ * @DJP_HOLD_PREEMPT: preempted there, by a thread of higher priority
+ * @DJP_HOLD_INTERRUPT: interrupted there, by a softirq that does not end
+ * @DJP_HOLD_SPIN: a probe's handler spins, with preemption off
+ * @DJP_HOLD_SLEEP: it sleeps in a function that was called from there
+ */
+enum djp_hold_way {
+	DJP_HOLD_PREEMPT,
+	DJP_HOLD_INTERRUPT,
+	DJP_HOLD_SPIN,
+	DJP_HOLD_SLEEP,
+	DJP_NR_HOLD_WAYS
+};
+
+/* Who is held. */
+enum djp_victim_kind {
+	DJP_VICTIM_KTHREAD,	/* a kernel thread, which can't be frozen */
+	DJP_VICTIM_USER,	/* a process that writes to the file "victim" */
+	DJP_NR_VICTIM_KINDS
+};
+
+/* hold.c */
+void djp_hold_here(enum djp_hold_way way);
+
+/* victim.c */
+int djp_victim_start(bool sleepy);
+void djp_victim_stop(void);
+bool djp_victim_is(enum djp_victim_kind kind, const struct task_struct *task);
+bool djp_victim_is_calling(void);
+
+#endif /* _DJP_TEST_HOLD_H */

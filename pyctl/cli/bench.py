@@ -1,0 +1,117 @@
+"""``djp bench``: measurements in throw-away guests."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pyctl.bench.quiesce import run_quiesce
+from pyctl.bench.rows import (
+    NAMES,
+    PROBES,
+    STRATEGIES,
+    Case,
+    Cell,
+    Row,
+    default_cells,
+    product_cells,
+)
+from pyctl.bench.table import document, table
+from pyctl.cli.layout import screen, svg
+from pyctl.cli.options import JsonOption, chosen, words
+from pyctl.cli.output import Reporter
+from pyctl.errors import UsageError
+from pyctl.verify.preemption import Preemption
+
+WIDTH = 118
+
+bench_app = typer.Typer(help="Measure, in throw-away guests.", no_args_is_help=True)
+
+
+@bench_app.callback()
+def _bench() -> None:
+    """Makes ``quiesce`` a subcommand although it is the only one."""
+
+
+@bench_app.command()
+def quiesce(
+    as_json: JsonOption = False,
+    picture: Annotated[
+        Path | None,
+        typer.Option("--svg", "--picture", help="Also write what is shown to this SVG file."),
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Also write the JSON document to this file.")
+    ] = None,
+    boot: Annotated[str, typer.Option(metavar="GUEST", help="Boot this one.")] = "bookworm-cloud",
+    strategies: Annotated[
+        str | None, typer.Option(help=f"With commas between: {', '.join(NAMES)}.")
+    ] = None,
+    preempt: Annotated[
+        str | None, typer.Option(help=f"With commas between: {', '.join(Preemption)}.")
+    ] = None,
+    cases: Annotated[
+        str | None, typer.Option(help=f"With commas between: {', '.join(Case)}.")
+    ] = None,
+    probes: Annotated[
+        str | None, typer.Option(help="How many at once, with commas between.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Commits that each row sums up.", min=1)] = 5,
+) -> None:
+    """Is each strategy sound, and what does it cost, beside mainline's optimiser?
+
+    Without a choice of strategies, preemption models, cases or numbers of probes: 40 rows
+    that show each of them. With one: every combination, where those that are not given are
+    all strategies, preempt=full, idle, and 1, 100 and 10,000 probes.
+    """
+    with Reporter(as_json=as_json) as report:
+        cells = chosen_cells(strategies, preempt, cases, probes)
+        rows: list[Row] = []
+        with (
+            report.doing(f"measuring {len(cells)} rows") as progress,
+            contextlib.closing(
+                run_quiesce(cells, boot=boot, rounds=rounds, progress=progress)
+            ) as steps,
+        ):
+            for step in steps:
+                rows += step.rows
+                report.note(f"{step.done} of {step.total} rows are measured")
+        console = screen(as_json, WIDTH)
+        shown = table(rows)
+        console.print(shown)
+        if picture is not None:
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            picture.write_text(svg(console, title="djp bench quiesce", name="djp-quiesce"))
+        if save is not None:
+            save.parent.mkdir(parents=True, exist_ok=True)
+            save.write_text(json.dumps(document(rows), indent=2) + "\n")
+        if as_json:
+            report.result(document(rows), shown)
+        sys.stdout.flush()
+
+
+def chosen_cells(
+    strategies: str | None, preempt: str | None, cases: str | None, probes: str | None
+) -> tuple[Cell, ...]:
+    """What to measure, from options with commas."""
+    if strategies is preempt is cases is probes is None:
+        return default_cells()
+    return product_cells(
+        words(strategies) or STRATEGIES,
+        chosen(Preemption, preempt) or [Preemption.FULL],
+        chosen(Case, cases) or [Case.IDLE],
+        [number(word) for word in words(probes)] or PROBES,
+    )
+
+
+def number(word: str) -> int:
+    """A number of probes; ``10_000`` is fine too."""
+    try:
+        return int(word)
+    except ValueError as error:
+        raise UsageError(f"{word!r} is no number of probes") from error

@@ -1,0 +1,414 @@
+"""Tasks held inside a JTPR, a detour or a handler, and asleep in a displaced call, against
+every strategy and every preemption model.
+
+What a sound strategy has to do is the same everywhere: not write, and not free, while the
+victim is held, say who it waits for, and get on with it afterwards. One guest lives through
+all of that. Without quiescence the victim has to die, each time in a guest of its own; or
+these tests prove nothing. See kmod/test/hold.c for how it is done.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import pytest
+
+from pyctl import ControlError, Guest, Probe, Probes, Reason
+from pyctl.errors import DjprobesError, RemoteOSError
+from pyctl.module import SOURCE as KMOD
+from pyctl.quiescence import AUTO, BlockerKind
+from pyctl.timing import Deadline, attempts
+from pyctl.verify.adversaries import (
+    FUNCTION,
+    MODULE,
+    SLEEPY_FUNCTION,
+    Victim,
+    VictimKind,
+    Way,
+    places,
+)
+from pyctl.verify.preemption import Preemption, preemption, switch_preemption
+from pyctl.verify.testmodules import Targets
+
+pytestmark = pytest.mark.vm
+
+SOUND = ("rendezvous", "fixup", "stackscan", "freezer", "rcu_tasks")
+#: These stop the machine, so they wait for a CPU that does not leave its interrupt.
+STOPPING = ("fixup", "stackscan", "freezer")
+#: Waits for every task to sleep once: a victim holds up all sites.
+BLIND = "rcu_tasks"
+VICTIM = f"{MODULE}:{FUNCTION}"
+SLEEPY = f"{MODULE}:{SLEEPY_FUNCTION}"
+#: Bytes of either that a probe may change.
+REGION = 9
+#: A site that nobody stands in.
+OTHER = "ksys_pread64"
+#: Milliseconds that a commit may take here.
+PATIENCE_MS = 1000
+#: Seconds that a victim is held in an interrupt, where the strategy need not wait for it.
+LONG = 18.0
+#: Seconds until a site is a jump, or a detour free, once nobody holds it up.
+SETTLING = 60.0
+#: Seconds until a kernel has noticed that it is dead.
+DYING = 20.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """Who is held how, under which model."""
+
+    model: Preemption
+    kind: VictimKind
+    way: Way
+
+    def seconds(self, strategy: str) -> float | None:
+        """For how long at most."""
+        return LONG if self.way.blocks and strategy not in STOPPING else None
+
+    def __str__(self) -> str:
+        return f"{self.model}-{self.kind}-{self.way}"
+
+
+CASES = (
+    Case(Preemption.FULL, VictimKind.KTHREAD, Way.PREEMPT),
+    Case(Preemption.FULL, VictimKind.USER, Way.PREEMPT),
+    Case(Preemption.FULL, VictimKind.KTHREAD, Way.INTERRUPT),
+    Case(Preemption.NONE, VictimKind.KTHREAD, Way.INTERRUPT),
+    Case(Preemption.NONE, VictimKind.USER, Way.INTERRUPT),
+    Case(Preemption.VOLUNTARY, VictimKind.KTHREAD, Way.INTERRUPT),
+    Case(Preemption.VOLUNTARY, VictimKind.USER, Way.INTERRUPT),
+)
+#: A kernel thread under each model.
+KTHREAD_CASES = (CASES[0], CASES[3], CASES[5])
+DETOUR_CASES = (*KTHREAD_CASES, CASES[1])
+#: Preemption is off in a handler: who is to be preempted there is on its way out of it.
+HANDLER_CASES = (
+    *KTHREAD_CASES,
+    Case(Preemption.FULL, VictimKind.KTHREAD, Way.SPIN),
+    Case(Preemption.NONE, VictimKind.KTHREAD, Way.SPIN),
+)
+
+
+@pytest.fixture
+def watched(guest: Guest) -> Iterator[Guest]:
+    """As elsewhere; but the freezer shows the stack of a process that it can't freeze."""
+    log = guest.kernel_log(allowed=["Call Trace:"])
+    yield guest
+    log.check()
+
+
+@pytest.fixture
+def lab(guest: Guest, targets: None, probes: Probes) -> Iterator[Probes]:
+    """Probes with impatient commits, and no detour left from before."""
+    probes.tunables = replace(probes.tunables, deadline_ms=PATIENCE_MS)
+    assert reclaim(probes), "a detour of an earlier test is still in use"
+    yield probes
+    probes.strategy = AUTO
+
+
+def reclaim(probes: Probes) -> bool:
+    """Whether no retired detour is left."""
+    refused = None
+    try:
+        probes.reclaim()
+    except ControlError as error:
+        refused = error
+    if refused:
+        assert (refused.errno, refused.reason) == (errno.EBUSY, Reason.DETOURS_BUSY)
+        assert refused.owner
+    else:
+        assert probes.stats().detour_bytes_retired == 0
+    return refused is None
+
+
+def wait_until(what: Callable[[], bool], probes: Probes) -> None:
+    for _ in attempts(Deadline.after(SETTLING)):
+        if what():
+            return
+    pytest.fail(f"it is still held up: {probes.stats()}")
+
+
+def is_jump(probe: Probe) -> Callable[[], bool]:
+    return lambda: probe.state == "jump"
+
+
+def assert_named(
+    probes: Probes, victim: Victim, kind: BlockerKind, address: int | None = None
+) -> None:
+    """``blockers`` has the victim, and where it is."""
+    entry, blockers = victim.address, probes.blockers()
+    found = [b for b in blockers if b.kind == kind and b.site == entry]
+    assert found, f"{kind} of {entry:#x} is not among {blockers}"
+    assert {(b.pid, b.comm) for b in found} == {(victim.held.pid, victim.comm)}
+    assert {b.site_symbol.partition("+")[0] for b in found} == {victim.target}
+    if address is not None:
+        assert address in {b.address for b in found}
+    if kind is BlockerKind.JUMP:
+        assert {b.address_symbol.partition("+")[0] for b in found} == {victim.target}
+
+
+def expect_reclaim(
+    probes: Probes,
+    victim: Victim,
+    case: Case,
+    strategy: str,
+    *,
+    at: int | None = None,
+    moved: bool = False,
+) -> None:
+    """A detour that the victim stands in is freed when it has left, and not before."""
+    if case.way.blocks and strategy in STOPPING:
+        reclaim(probes)
+        assert victim.wait_until_free().state == "expired"
+    else:
+        assert reclaim(probes) == moved
+        assert victim.held.state == "held"
+        if not moved:
+            assert_named(probes, victim, BlockerKind.RECLAIM, at)
+    victim.release()
+    wait_until(lambda: reclaim(probes), probes)
+    assert probes.blockers() == ()
+
+
+def assert_calls_on(victim: Victim, probes: Probes) -> None:
+    """It goes on, for a while, with right results; then it ends."""
+    victim.release()
+    before = victim.calls.calls
+    wait_until(lambda: victim.calls.calls > before + 100, probes)
+    assert victim.stop().wrong == 0
+
+
+def jump_at_victim(probes: Probes) -> Probe:
+    probe = probes.add(VICTIM)
+    assert probes.commit().complete
+    assert probe.state == "jump"
+    return probe
+
+
+def original_text(guest: Guest, function: str = FUNCTION) -> bytes:
+    targets = Targets(guest)
+    return targets.text(targets.address(function), REGION)
+
+
+@contextmanager
+def unsafe_guest(model: Preemption) -> Iterator[Guest]:
+    """A guest to be lost."""
+    with Guest.boot("bookworm-cloud") as guest:
+        guest.load(parameters={"unsafe": "1"})
+        guest.load_extra("djp_test", source=KMOD)
+        switch_preemption(guest.transport, model)
+        yield guest
+
+
+def unsafe_probes(guest: Guest) -> Probes:
+    """Not to be used as a context: the guest is dead when it would end."""
+    probes = guest.probes()
+    probes.strategy = "none"
+    return probes
+
+
+def assert_dies(guest: Guest, victim: Victim) -> None:
+    """Let go, it does not come back, or not with what it should."""
+    try:
+        victim.release()
+        for _ in attempts(Deadline.after(DYING)):
+            if victim.calls.wrong or guest.crashed():
+                return
+    except DjprobesError:
+        for _ in attempts(Deadline.after(DYING)):
+            if guest.crashed():
+                return
+    pytest.fail("the victim went on as if nothing had happened")
+
+
+@pytest.mark.parametrize("strategy", SOUND)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_nothing_is_written_under_the_victim(
+    guest: Guest, lab: Probes, case: Case, strategy: str
+) -> None:
+    lab.strategy = strategy
+    with preemption(guest.transport, case.model), Victim(guest, case.kind) as victim:
+        inside = places(lab.control, victim.target).jtpr
+        victim.hold(case.way, inside, seconds=case.seconds(strategy))
+        held_call = victim.calls.calls
+        probe, other = lab.add_many([victim.target, OTHER])
+        result = lab.commit()
+        state, others, blocked = probe.state, other.state, lab.blockers()
+        # In this order: it may be let go at any time.
+        held = victim.held.state == "held"
+
+        if case.way.blocks and strategy in STOPPING:
+            assert state == "bypass" or not held
+            assert victim.wait_until_free().state == "expired"
+        elif strategy == "fixup":
+            assert held
+            assert (state, others, blocked) == ("jump", "jump", ())
+            assert result.stats.tasks_moved
+        elif strategy == "freezer" and case.kind is VictimKind.USER:
+            # Who is preempted in the kernel can't be frozen, and then nothing is proven.
+            assert held
+            assert state == "bypass"
+        elif strategy == BLIND:
+            assert held
+            assert (state, others) == ("bypass", "bypass")
+            assert_named(lab, victim, BlockerKind.JUMP, inside)
+        else:
+            assert held
+            assert (result.patched, result.deferred) == (1, 1)
+            assert (state, others) == ("bypass", "jump")
+            assert_named(lab, victim, BlockerKind.JUMP, inside)
+
+        victim.release()
+        wait_until(is_jump(probe), lab)
+        wait_until(is_jump(other), lab)
+        assert lab.blockers() == ()
+        assert_calls_on(victim, lab)
+        # The held call had passed the insertion address before the probe was there.
+        assert probe.hits == victim.calls.calls - held_call
+
+
+@pytest.mark.parametrize("strategy", SOUND)
+@pytest.mark.parametrize("place", ["detour_head", "detour_copy"])
+@pytest.mark.parametrize("case", DETOUR_CASES, ids=str)
+def test_no_detour_is_freed_under_the_victim(
+    guest: Guest, lab: Probes, case: Case, place: str, strategy: str
+) -> None:
+    lab.strategy = strategy
+    with preemption(guest.transport, case.model):
+        text = original_text(guest)
+        probe = jump_at_victim(lab)
+        with Victim(guest, case.kind) as victim:
+            at: int = getattr(places(lab.control, VICTIM), place)
+            victim.hold(case.way, at, seconds=case.seconds(strategy))
+            probe.remove()
+            # At the head it has not counted yet, and that count is lost.
+            assert probe.hits == victim.calls.calls - (place == "detour_head")
+            assert original_text(guest) == text
+            # At the copy of an instruction it can be moved to the original.
+            moved = strategy == "fixup" and place == "detour_copy"
+            expect_reclaim(lab, victim, case, strategy, at=at, moved=moved)
+            assert_calls_on(victim, lab)
+
+
+@pytest.mark.parametrize("strategy", SOUND)
+@pytest.mark.parametrize("case", HANDLER_CASES, ids=str)
+def test_no_detour_is_freed_under_a_handler(
+    guest: Guest, lab: Probes, case: Case, strategy: str
+) -> None:
+    """Of two probes at one place the other goes; so there is a new detour, and the old one
+    is on its way out while the handler that it called runs."""
+    lab.strategy = strategy
+    with preemption(guest.transport, case.model), Victim(guest) as victim:
+        with victim.handler():
+            probe = jump_at_victim(lab)
+            handler = 0 if case.way is Way.SPIN else victim.handler_address
+            victim.hold(case.way, handler, seconds=case.seconds(strategy))
+            probe.remove()
+            expect_reclaim(lab, victim, case, strategy)
+            assert_calls_on(victim, lab)
+            handled = victim.handled
+            assert handled.handled == handled.hits == victim.calls.calls
+            assert handled.missed == 0
+        assert victim.handled.late == 0
+
+
+@pytest.mark.parametrize("way", [Way.SPIN, Way.INTERRUPT])
+@pytest.mark.parametrize("model", list(Preemption))
+def test_a_handler_has_ended_when_its_probe_is_gone(
+    guest: Guest, lab: Probes, model: Preemption, way: Way
+) -> None:
+    with preemption(guest.transport, model), Victim(guest) as victim, victim.handler():
+        lab.commit()
+        victim.hold(way, 0 if way is Way.SPIN else victim.handler_address)
+        victim.unregister_handler()
+        assert victim.held.state == "expired"
+        assert victim.handled.late == 0
+        assert_calls_on(victim, lab)
+
+
+@pytest.mark.parametrize("strategy", SOUND)
+@pytest.mark.parametrize("kind", list(VictimKind))
+@pytest.mark.parametrize("entered", ["text", "bypass", "jump"])
+def test_a_sleeper_is_not_waited_for(
+    guest: Guest, lab: Probes, entered: str, kind: VictimKind, strategy: str
+) -> None:
+    """Whoever sleeps in a displaced call returns to the text, not to the detour; whether
+    the call was made from the one or the other, and whatever it left on its stack."""
+    lab.strategy = strategy
+    text = original_text(guest, SLEEPY_FUNCTION)
+    probe = None if entered == "text" else lab.add(SLEEPY)
+    if entered == "jump":
+        assert lab.commit().complete
+    with Victim(guest, kind, SLEEPY_FUNCTION) as victim:
+        victim.hold(Way.SLEEP)
+        through_probe = victim.calls.calls if probe else 0
+        probe = probe or lab.add(SLEEPY)
+        assert lab.commit().complete
+        assert probe.state == "jump"
+        probe.remove()
+        assert probe.hits == through_probe
+        assert reclaim(lab), lab.blockers()
+        assert lab.blockers() == ()
+        assert original_text(guest, SLEEPY_FUNCTION) == text
+        assert victim.held.state == "held"
+        assert_calls_on(victim, lab)
+
+
+@pytest.mark.parametrize("case", KTHREAD_CASES, ids=str)
+def test_without_quiescence_the_jump_kills(case: Case) -> None:
+    with unsafe_guest(case.model) as guest:
+        probes = unsafe_probes(guest)
+        victim = Victim(guest, case.kind)
+        victim.hold(case.way, places(probes.control, VICTIM).jtpr, seconds=LONG)
+        probe = probes.add(VICTIM)
+        assert probes.commit().complete
+        assert probe.state == "jump"
+        assert_dies(guest, victim)
+
+
+@pytest.mark.parametrize("case", KTHREAD_CASES, ids=str)
+def test_without_quiescence_the_freed_detour_kills(case: Case) -> None:
+    with unsafe_guest(case.model) as guest:
+        probes = unsafe_probes(guest)
+        probe = jump_at_victim(probes)
+        victim = Victim(guest, case.kind)
+        at = places(probes.control, VICTIM).detour_copy
+        victim.hold(case.way, at, seconds=LONG)
+        probe.remove()
+        assert reclaim(probes)
+        assert_dies(guest, victim)
+
+
+@pytest.mark.parametrize("case", HANDLER_CASES[:3], ids=str)
+def test_without_quiescence_the_detour_freed_under_a_handler_kills(case: Case) -> None:
+    with unsafe_guest(case.model) as guest:
+        probes = unsafe_probes(guest)
+        victim = Victim(guest, case.kind)
+        victim.register_handler()
+        probe = jump_at_victim(probes)
+        handler = 0 if case.way is Way.SPIN else victim.handler_address
+        victim.hold(case.way, handler, seconds=LONG)
+        probe.remove()
+        assert reclaim(probes)
+        assert_dies(guest, victim)
+
+
+@pytest.mark.parametrize("model", [Preemption.NONE, Preemption.VOLUNTARY])
+def test_nobody_is_preempted_without_preemption(
+    guest: Guest, lab: Probes, model: Preemption
+) -> None:
+    """So there the victims have to be interrupted, and that is another hazard."""
+    with preemption(guest.transport, model), Victim(guest) as victim:
+        with pytest.raises(RemoteOSError) as refused:
+            victim.hold(Way.PREEMPT, places(lab.control, VICTIM).jtpr)
+        assert refused.value.errno == errno.EAGAIN
+
+
+def test_a_hold_ends_by_itself(guest: Guest, lab: Probes) -> None:
+    with Victim(guest) as victim:
+        victim.hold(Way.PREEMPT, places(lab.control, VICTIM).jtpr, seconds=0.3)
+        assert victim.wait_until_free().state == "expired"
+        assert_calls_on(victim, lab)
