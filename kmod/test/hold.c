@@ -35,6 +35,7 @@
 #include <linux/hw_breakpoint.h>
 #include <linux/interrupt.h>
 #include <linux/irq_work.h>
+#include <linux/irqflags.h>
 #include <linux/jiffies.h>
 #include <linux/kernel.h>
 #include <linux/kthread.h>
@@ -133,6 +134,18 @@ static bool djp_hold_begin(bool there)
 	return begun && there;
 }
 
+/*
+ * Keep the CPU until the next interrupt, a tick at the latest: an emulated one that
+ * spins would take a core from all others.
+ *
+ * Context: interrupts are on.
+ */
+static void djp_hold_doze(void)
+{
+	local_irq_disable();
+	safe_halt();
+}
+
 static bool djp_hold_lasts(void)
 {
 	if (atomic_read(&djp_hold_state) != DJP_HOLD_HELD)
@@ -167,7 +180,7 @@ static int djp_hog_run(void *data)
 	if (djp_hold_begin(djp_victim_is_calling())) {
 		/* stop_machine()'s thread is above SCHED_FIFO and gets through. */
 		while (djp_hold_lasts()) {
-			cpu_relax();
+			djp_hold_doze();
 			cond_resched();
 		}
 	}
@@ -181,7 +194,7 @@ static void djp_hold_softirq_run(struct tasklet_struct *tasklet)
 	/* In ksoftirqd it would be on top of somebody else. */
 	if (djp_hold_begin(djp_victim_is(djp_hold.kind, current))) {
 		while (djp_hold_lasts())
-			cpu_relax();
+			djp_hold_doze();
 	}
 }
 
@@ -197,7 +210,7 @@ void djp_hold_here(enum djp_hold_way way)
 		return;
 	if (way == DJP_HOLD_SPIN) {
 		while (djp_hold_lasts())
-			cpu_relax();
+			djp_hold_doze();
 		return;
 	}
 	wait_event_freezable_timeout(djp_hold_sleepers, !djp_hold_lasts(),
