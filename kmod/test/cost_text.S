@@ -3,13 +3,16 @@
 
 	.text
 
-/* long djp_cost_NAME(long x): x plus 3. Alike but for what is put into them. */
+/*
+ * long djp_cost_NAME(long x): x plus 3. Alike but for what is put into them. Kprobes
+ * would make a jump of a kprobe here, if they were let.
+ */
 .macro target name:req
 	.balign	64, 0xcc
 SYM_FUNC_START(djp_cost_\name)
 	leaq	1(%rdi), %rax
-	incq	%rax
-	incq	%rax
+	addq	$1, %rax
+	addq	$1, %rax
 	RET
 SYM_FUNC_END(djp_cost_\name)
 .endm

@@ -6,14 +6,15 @@
  * as long as it is asked to and can be interrupted in between; the inner one at
  * djp_test_plain(). Write
  *
- *	FORM ACTION EVENT PLACE N
+ *	FORM ACTION EVENT PLACE N [OFFSET]
  *
  *   FORM    bypass, jump or int3: a djprobe; kprobe: the kernel's, which may have
  *           made it a jump
  *   ACTION  count or handler: of the djprobes, but that the outer one has a handler
  *           where PLACE is handler
  *   EVENT   call, timer, softirq, nmi, debug or fault
- *   PLACE   handler, copied, trap or anywhere
+ *   PLACE   handler, copied, trap or anywhere; or detour, for jump and debug: at
+ *           OFFSET bytes into the outer probe's
  *
  * and N events happen at that place, or as many as can be had. Read "key value"
  * lines: landed, elsewhere (events), inner_calls, inner_hits, inner_missed,
@@ -77,6 +78,7 @@ static const char * const djp_nest_places[] = {
 	[DJP_NEST_COPIED] = "copied",
 	[DJP_NEST_TRAP] = "trap",
 	[DJP_NEST_ANYWHERE] = "anywhere",
+	[DJP_NEST_DETOUR] = "detour",
 };
 
 /**
@@ -295,7 +297,19 @@ static int djp_nest_find_copied(void)
 	return ret;
 }
 
-static int djp_nest_run(enum djp_nest_form form, bool handler, unsigned long n)
+static unsigned long djp_nest_detour(void)
+{
+	unsigned long site = (unsigned long)djp_test_dwell_probe;
+	s32 rel32;
+
+	/* An address in the code would make it a branch target for djprobes. */
+	OPTIMIZER_HIDE_VAR(site);
+	memcpy(&rel32, (void *)(site + 1), sizeof(rel32));
+	return site + 5 + rel32;
+}
+
+static int djp_nest_run(enum djp_nest_form form, bool handler, unsigned long n,
+			unsigned long offset)
 {
 	int left, ret;
 
@@ -308,8 +322,10 @@ static int djp_nest_run(enum djp_nest_form form, bool handler, unsigned long n)
 	djp_nest_first = READ_ONCE(*(u8 *)djp_test_dwell_probe);
 	migrate_disable();
 	djp_nest.task = current;
-	if (djp_nest.event == DJP_NEST_DEBUG &&
-	    djp_nest.place == DJP_NEST_COPIED)
+	if (djp_nest.place == DJP_NEST_DETOUR)
+		djp_nest.copied = djp_nest_detour() + offset;
+	else if (djp_nest.event == DJP_NEST_DEBUG &&
+		 djp_nest.place == DJP_NEST_COPIED)
 		ret = djp_nest_find_copied();
 	if (!ret)
 		ret = djp_nest_drive(n);
@@ -319,8 +335,11 @@ static int djp_nest_run(enum djp_nest_form form, bool handler, unsigned long n)
 	return ret ?: left;
 }
 
-static bool djp_nest_is_possible(void)
+static bool djp_nest_is_possible(enum djp_nest_form form)
 {
+	if (djp_nest.place == DJP_NEST_DETOUR)
+		return form == DJP_FORM_JUMP &&
+		       djp_nest.event == DJP_NEST_DEBUG;
 	switch (djp_nest.event) {
 	case DJP_NEST_NMI:
 		return true;
@@ -339,12 +358,15 @@ static int djp_nest_parse(char *text)
 	char *form = strsep(&text, " "), *action = strsep(&text, " ");
 	char *event = strsep(&text, " "), *place = strsep(&text, " ");
 	int which_form, which_action, which_event, which_place;
-	unsigned long n;
+	char *number = strsep(&text, " ");
+	unsigned long n, offset = 0;
 	int ret;
 
-	if (!text)
+	if (!number)
 		return -EINVAL;
-	ret = kstrtoul(text, 0, &n);
+	ret = kstrtoul(number, 0, &n);
+	if (!ret && text)
+		ret = kstrtoul(text, 0, &offset);
 	which_form = match_string(djp_nest_forms, ARRAY_SIZE(djp_nest_forms), form);
 	which_action = match_string(djp_nest_actions,
 				    ARRAY_SIZE(djp_nest_actions), action);
@@ -358,9 +380,9 @@ static int djp_nest_parse(char *text)
 	memset(&djp_nest, 0, sizeof(djp_nest));
 	djp_nest.event = which_event;
 	djp_nest.place = which_place;
-	if (!djp_nest_is_possible())
+	if (!djp_nest_is_possible(which_form))
 		return -EINVAL;
-	return djp_nest_run(which_form, which_action, n);
+	return djp_nest_run(which_form, which_action, n, offset);
 }
 
 static ssize_t djp_nest_write(struct file *file, const char __user *user,

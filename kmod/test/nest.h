@@ -29,6 +29,7 @@ enum djp_nest_place {
 	DJP_NEST_COPIED,	/* an instruction that the outer probe displaced */
 	DJP_NEST_TRAP,		/* the kernel's way from the int3 to either */
 	DJP_NEST_ANYWHERE,	/* whatever it is at, between one hit and the next */
+	DJP_NEST_DETOUR,	/* a given instruction of its detour */
 	DJP_NEST_NR_PLACES
 };
 
@@ -39,7 +40,8 @@ enum djp_nest_place {
  * @place: where
  * @armed: the next event at @place is the one
  * @in_handler: the outer probe's handler is waiting for it
- * @copied: the address of the copied instruction, once it has been seen
+ * @copied: the address of the copied instruction, once it has been seen; or of the
+ *	given one
  * @page: the next load or store here faults
  * @landed: events at @place
  * @elsewhere: events that missed it

@@ -68,6 +68,8 @@ static bool djp_nest_in_place(struct pt_regs *regs)
 	case DJP_NEST_TRAP:
 		/* Two levels that count as NMIs: the int3's, and this. */
 		return (preempt_count() & NMI_MASK) > NMI_OFFSET;
+	case DJP_NEST_DETOUR:
+		return regs->ip == djp_nest.copied;
 	default:
 		return true;
 	}
@@ -248,8 +250,8 @@ static int djp_nest_debug_begin(void)
 	struct perf_event_attr attr;
 
 	hw_breakpoint_init(&attr);
-	attr.bp_addr = djp_nest.place == DJP_NEST_COPIED ?
-		       djp_nest.copied : (unsigned long)djp_nest_trip;
+	attr.bp_addr = djp_nest.place == DJP_NEST_HANDLER ?
+		       (unsigned long)djp_nest_trip : djp_nest.copied;
 	attr.bp_len = sizeof(long);
 	attr.bp_type = HW_BREAKPOINT_X;
 	bp = register_wide_hw_breakpoint(&attr, djp_nest_on_debug, NULL);

@@ -21,6 +21,8 @@ WATCHED_SECONDS = 1.0
 #: how long it may take for them, in seconds before scaling.
 CALLS = 100
 CALLS_SECONDS = 30.0
+#: How long it may take until a dead kernel is known to be dead.
+CRASH_SECONDS = 10.0
 
 
 def judge(guest: Guest, strategy: str, model: Preemption) -> Verdict:
@@ -31,7 +33,8 @@ def judge(guest: Guest, strategy: str, model: Preemption) -> Verdict:
     try:
         unharmed = all(attack(guest, way, strategy) for way in ways_in_code(model))
     except DjprobesError:
-        if guest.crashed():
+        # The connection ends before the emulator has told that the kernel died.
+        if any(guest.crashed() for _ in attempts(Deadline.after(CRASH_SECONDS))):
             return Verdict.UNSOUND
         raise
     return Verdict.SOUND if unharmed else Verdict.UNSOUND

@@ -34,12 +34,11 @@ class Hotplug(Adversary):
 
 @dataclass(frozen=True)
 class Hogs(Adversary):
-    """On each CPU a SCHED_FIFO process that computes for ``burst_ms`` milliseconds and
-    sleeps for ``gap_ms``, with RT throttling off and on by turns. Counts ``burst``."""
+    """On each CPU a SCHED_FIFO process that computes for ``burst_ms`` milliseconds at a time,
+    with RT throttling off and on by turns. Counts ``burst``."""
 
     name: ClassVar[str] = "hogs"
     burst_ms: int = 40
-    gap_ms: int = 40
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Storm(Adversary):
     """``width`` processes that fork as fast as they can. Counts ``fork``."""
 
     name: ClassVar[str] = "storm"
-    width: int = 6
+    width: int = 4
 
 
 @dataclass(frozen=True)

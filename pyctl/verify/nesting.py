@@ -62,6 +62,8 @@ class Place(StrEnum):
     TRAP = "trap"
     #: Whatever it is at between one hit and the next.
     ANYWHERE = "anywhere"
+    #: A given instruction of its detour, for ``JUMP`` and ``DEBUG``.
+    DETOUR = "detour"
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ class Nested:
     ``*_calls`` are the functions' calls as their callers counted them, ``*_hits`` what the
     probes counted, ``*_missed`` what they say they have not. ``wrong`` results, or calls of
     a djprobe's handler that its count does not know. ``first`` is the byte that stood at the
-    outer probe's address, ``copied`` the address of the copied instruction that was
-    interrupted, 0 if none was.
+    outer probe's address, ``copied`` the address of the instruction in the detour that
+    was interrupted, 0 if none was.
     """
 
     landed: int
@@ -109,14 +111,16 @@ class Nest:
         times: int,
         *,
         action: Action = Action.HANDLER,
+        offset: int = 0,
     ) -> Nested:
         """Put both probes in, let ``times`` events happen at the place, take them out.
 
         Fewer are had where the event can't get there: an interrupt, in a handler that runs
         with interrupts off. The outer djprobe has a handler if that is the place, whatever
-        ``action`` says. RemoteOSError when there is no such experiment.
+        ``action`` says. ``offset`` is for ``DETOUR``, bytes from its start. RemoteOSError
+        when there is no such experiment.
         """
-        line = f"{form} {action} {event} {place} {times}"
+        line = f"{form} {action} {event} {place} {times} {offset}"
         self._transport.write(NEST, line.encode())
         pairs = parse_pairs(self._transport.read(NEST).decode(), "nest", separator=" ")
         return Nested(**{key: parse_number(value, f"nest: {key}") for key, value in pairs.items()})

@@ -4,8 +4,10 @@ quiescence; every count exact, the log clean, the text as it was."""
 from __future__ import annotations
 
 import contextlib
+import random
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -35,8 +37,10 @@ POOL = 300
 CHECKED = ("djp_test_plain", "djp_test_jcc", "djp_test_state")
 #: Commits between two looks at the kernel log, which must not overflow meanwhile, and how
 #: long they may take, in seconds before scaling.
-SLICE = 200
+SLICE = 100
 SLICE_SECONDS = 1800.0
+#: In one slice of so many all that is asked for goes on at the same time.
+ALL_TOGETHER = 16
 RECLAIM_SECONDS = 60.0
 
 
@@ -99,8 +103,7 @@ def soak(
     transport = guest.transport
     with contextlib.ExitStack() as stack:
         probes = stack.enter_context(guest.probes())
-        if strategy in probes.strategies:
-            probes.strategy = strategy
+        probes.strategy = strategy
         log = guest.kernel_log()
         targets = Targets(guest)
         text = stack.enter_context(KernelText(transport))
@@ -116,17 +119,14 @@ def soak(
                 kind: stack.enter_context(make_workload(kind, functions, seed).prepare(transport))
                 for kind in trouble
             }
-            for running in beside.values():
-                running.start()
-            counts = _commit(writer, commits, log, progress)
-            stopped = {kind: running.stop().operations for kind, running in beside.items()}
+            counts, stopped = _commit(writer, beside, commits, seed, log, progress)
         hits = standing.hits
         standing.remove()
         _reclaim(probes)
         log.check()
         after = probes.stats()
         return Soaked(
-            commits=counts["commit"] + stopped.get(Trouble.WRITERS, {}).get("commit", 0),
+            commits=counts["commit"] + stopped.get(Trouble.WRITERS, Counter())["commit"],
             seconds=time.monotonic() - start,
             probes=counts["probe"],
             oracle_hits=counts["oracle_hits"],
@@ -145,18 +145,40 @@ def soak(
 
 
 def _commit(
-    writer: Running, commits: int, log: KernelLog, progress: Callable[[int, int], None]
-) -> dict[str, int]:
-    """So many, slice by slice, with a look at the log after each."""
-    total: dict[str, int] = {}
-    while (done := total.get("commit", 0)) < commits:
-        progress(done, commits)
-        writer.start(operations=(min(SLICE, commits - done) + 1) // 2)
-        for kind, number in writer.finish(SLICE_SECONDS).operations.items():
-            total[kind] = total.get(kind, 0) + number
+    writer: Running,
+    beside: Mapping[Trouble, Running],
+    commits: int,
+    seed: int,
+    log: KernelLog,
+    progress: Callable[[int, int], None],
+) -> tuple[Counter[str], dict[Trouble, Counter[str]]]:
+    """So many, slice by slice, with a look at the log after each; what the writer did, and
+    what went on beside it."""
+    draw = random.Random(seed)
+    total = Counter[str]()
+    counts = {kind: Counter[str]() for kind in beside}
+    slices = 0
+    progress(0, commits)
+    while total["commit"] < commits:
+        active = slice_of(tuple(beside), slices, draw)
+        for kind in active:
+            beside[kind].start()
+        writer.start(operations=(min(SLICE, commits - total["commit"]) + 1) // 2)
+        total.update(writer.finish(SLICE_SECONDS).operations)
+        for kind in active:
+            counts[kind].update(beside[kind].stop().operations)
         log.check()
-    progress(total["commit"], commits)
-    return total
+        slices += 1
+        progress(total["commit"], commits)
+    return total, counts
+
+
+def slice_of(kinds: Sequence[Trouble], number: int, draw: random.Random) -> tuple[Trouble, ...]:
+    """What goes on during a slice: all of it in one of ALL_TOGETHER, the first too;
+    otherwise one or two kinds, or nothing gets done on a slow guest."""
+    if number % ALL_TOGETHER == 0:
+        return tuple(kinds)
+    return tuple(draw.sample(kinds, min(len(kinds), draw.randint(1, 2))))
 
 
 def make_writer(name: str, number: int, pool: tuple[str, ...], seed: int) -> Commits:

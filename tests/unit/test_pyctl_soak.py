@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from pyctl.transport import LocalTransport
 from pyctl.verify.chaos import Commits, Mortal, Storm, Suspend
 from pyctl.verify.kerneltext import TextDiff
 from pyctl.verify.remote.commits import ORACLES
-from pyctl.verify.soak import Soaked, Trouble, make_workload, make_writer
+from pyctl.verify.soak import Soaked, Trouble, make_workload, make_writer, slice_of
 
 TEXT = TextDiff(1000, 0, {}, (), 0)
 DONE = Soaked(
@@ -64,6 +66,18 @@ def test_writers_share_no_function_that_is_counted_exactly() -> None:
 def test_there_is_something_for_each_trouble() -> None:
     kinds = [make_workload(kind, ("f",), 0) for kind in Trouble]
     assert len({kind.name for kind in kinds}) == len(Trouble)
+
+
+def test_slices_mix_everything() -> None:
+    kinds = tuple(Trouble)
+    slices = [slice_of(kinds, number, random.Random(number)) for number in range(160)]
+    assert slices[0] == slices[16] == kinds
+    sizes = Counter(len(one) for one in slices)
+    assert set(sizes) == {1, 2, len(kinds)}
+    assert sizes[len(kinds)] == 10
+    assert {kind for one in slices if len(one) == 1 for kind in one} == set(kinds)
+    assert slice_of((Trouble.HOGS,), 5, random.Random(0)) == (Trouble.HOGS,)
+    assert slice_of((), 5, random.Random(0)) == ()
 
 
 def test_a_storm_counts_its_processes() -> None:

@@ -10,10 +10,11 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from iced_x86 import Decoder
 
-from pyctl import Guest
+from pyctl import Guest, Probes
 from pyctl.errors import RemoteOSError
-from pyctl.verify.nesting import Action, Event, Form, Nest, Nested, Place
+from pyctl.verify.nesting import OUTER, Action, Event, Form, Nest, Nested, Place
 from pyctl.verify.testmodules import kprobe_optimisation
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("targets")]
@@ -76,6 +77,22 @@ def test_every_hit_is_counted(
     assert (done.outer_hits, done.outer_missed) == (done.outer_calls, 0)
 
 
+def test_every_hit_is_counted_at_each_instruction_of_a_detour(nest: Nest, probes: Probes) -> None:
+    """An emulator takes interrupts between blocks of instructions only; a breakpoint is met
+    wherever it is, also between what counts and what does not yet."""
+    detour = probes.explain(f"djp_test:{OUTER}").detour
+    assert detour is not None
+    offsets = [insn.ip for insn in Decoder(64, detour.code)]
+    assert len(offsets) >= 4
+    for offset in offsets:
+        done = nest.run(
+            Form.JUMP, Event.DEBUG, Place.DETOUR, TIMES, action=Action.COUNT, offset=offset
+        )
+        log.info("+%d: %s", offset, done)
+        assert (done.first, done.landed, done.wrong) == (0xE9, TIMES, 0)
+        assert (done.inner_hits, done.outer_hits) == (done.inner_calls, done.outer_calls)
+
+
 @pytest.mark.parametrize(("event", "place"), IN_HANDLER)
 @pytest.mark.usefixtures("optimised")
 def test_an_optimised_kprobe_loses_what_hits_in_a_handler(
@@ -127,7 +144,12 @@ def test_a_stepped_kprobe_loses_what_hits_on_the_way_to_it(nest: Nest) -> None:
 
 @pytest.mark.parametrize(
     ("event", "place"),
-    [(Event.CALL, Place.COPIED), (Event.TIMER, Place.TRAP), (Event.DEBUG, Place.ANYWHERE)],
+    [
+        (Event.CALL, Place.COPIED),
+        (Event.TIMER, Place.TRAP),
+        (Event.DEBUG, Place.ANYWHERE),
+        (Event.NMI, Place.DETOUR),
+    ],
 )
 def test_there_is_no_such_experiment(nest: Nest, event: Event, place: Place) -> None:
     with pytest.raises(RemoteOSError):

@@ -53,6 +53,12 @@ def insist(path: str, text: str) -> None:
         time.sleep(0.01)
 
 
+def rest(begin: float, times: float) -> None:
+    """Let others work for so many times as long as it took since ``begin``. On a slow guest
+    an adversary without a pause would be all that happens."""
+    time.sleep(times * (time.monotonic() - begin))
+
+
 class Hotplug(Work):
     """CPUs but the first go off line and come back. Counts ``offline``, ``online``,
     ``busy`` (refused for now). Parameters: seed."""
@@ -71,14 +77,17 @@ class Hotplug(Work):
         """Off and on."""
         done = {"offline": 0, "online": 0, "busy": 0}
         while turn.more(done["online"]):
+            begin = time.monotonic()
             file = self.random.choice(self.files)
-            for text, word in (("0", "offline"), ("1", "online")):
-                try:
-                    write(file, text)
-                    done[word] += 1
-                except OSError:  # EBUSY, while a suspend is attempted
-                    done["busy"] += 1
-            time.sleep(self.random.uniform(0, 0.05))
+            try:
+                write(file, "0")
+            except OSError:  # EBUSY, while a suspend is attempted
+                done["busy"] += 1
+            else:
+                done["offline"] += 1
+                insist(file, "1")
+                done["online"] += 1
+            rest(begin, self.random.uniform(0, 2))
         return done
 
     def clean_up(self) -> None:
@@ -89,8 +98,12 @@ class Hotplug(Work):
 
 
 class Hogs(Work):
-    """On each CPU a SCHED_FIFO process that computes for ``burst_ms`` and sleeps for
-    ``gap_ms``; RT throttling is off for a second and on for another. Counts ``burst``."""
+    """On each CPU a SCHED_FIFO process that computes for ``burst_ms`` and then sleeps; RT
+    throttling is off and on by turns. Counts ``burst``.
+
+    The gaps are so long that all of them together leave one CPU a third of its time: when
+    the others are off line, who brings them back has to run there.
+    """
 
     def set_up(self) -> dict[str, Any]:
         """Remember how throttling is set."""
@@ -99,8 +112,9 @@ class Hogs(Work):
 
     def run(self, turn: Turn) -> dict[str, int]:
         """All of them at once."""
-        cpus = sorted(os.sched_getaffinity(0))
-        burst, gap = self.parameters["burst_ms"] / 1e3, self.parameters["gap_ms"] / 1e3
+        cpus = list(range(os.sysconf("SC_NPROCESSORS_CONF")))  # those off line now, too
+        burst = self.parameters["burst_ms"] / 1e3
+        gap = burst * (len(cpus) + len(cpus) // 2)
 
         def hog(number: int, more: Callable[[int], bool]) -> int:
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
@@ -143,13 +157,14 @@ class Suspend(Work):
         """One after the other."""
         attempts, before = 0, self._refusals()
         while turn.more(attempts):
+            begin = time.monotonic()
             try:
                 write(STATE, "freeze")
             except OSError:
                 attempts += 1
             else:
                 raise Failed("the machine was suspended, although the device should refuse")
-            time.sleep(0.05)
+            rest(begin, 4)
         frozen = self._refusals() - before
         return {"attempt": attempts, "frozen": frozen, "aborted": attempts - frozen}
 
