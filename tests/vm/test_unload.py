@@ -46,3 +46,4 @@ def test_unload_names_who_is_in_a_detour(watched: Guest, targets: None, probes: 
     watched.transport.run(["rmmod", MODULE])
     watched.unload()
     assert not watched.loaded
+    watched.load()
