@@ -12,9 +12,9 @@
  * So where words were found, the unwinder is asked, with the standards of
  * livepatch: if it can tell the whole stack for sure, and there is no such
  * address in it, the words are stale. The unwinder alone would not do: ORC does
- * not know detours. It says so for a task that was preempted in one, or is in a
- * handler (an exception frame of kernel mode is on the stack), and then the words
- * count.
+ * not know detours. It says so for a task that was preempted in one, and then the
+ * words count. But from a handler it finds its way past the detour, by the pt_regs
+ * of djp_handler_entry(): so whoever was called by that counts as in a detour.
  *
  * A kprobe that was optimised and then removed may have left a task in its buffer,
  * from where it will jump to text that is ours by now, and that we do not know. So
@@ -70,7 +70,7 @@ static bool djp_walk_frame(void *cookie, unsigned long addr)
 	struct djp_walk *walk = cookie;
 
 	if (djp_danger_at(walk->scan->proof, addr) ||
-	    djp_in_optprobe(walk->scan, addr))
+	    djp_in_optprobe(walk->scan, addr) || djp_is_handler_entry(addr))
 		walk->hit = true;
 	return true;
 }

@@ -100,6 +100,22 @@ notrace void djp_run_actions(const struct djp_detour *detour,
 NOKPROBE_SYMBOL(djp_run_actions);
 
 /**
+ * djp_is_handler_entry() - is this in djp_handler_entry()?
+ * @addr: an address
+ *
+ * Then it has been called by a detour. An unwinder does not show that: it goes on from
+ * the pt_regs that djp_handler_entry() has built.
+ */
+bool djp_is_handler_entry(unsigned long addr)
+{
+	unsigned long start = (unsigned long)djp_handler_entry;
+
+	/* Or objtool sees an address that is folded with others. */
+	OPTIMIZER_HIDE_VAR(start);
+	return addr >= start && addr < (unsigned long)djp_handler_entry_end;
+}
+
+/**
  * djp_dispatch() - from a detour to its handlers
  * @regs: as they were at the probed instruction, but for ip
  * @ret: the return address into the detour, which identifies it

@@ -70,6 +70,7 @@ SYM_FUNC_START(djp_handler_entry)
 	addq	$(6 * 8), %rsp
 	UNWIND_HINT_FUNC
 	RET
+SYM_INNER_LABEL(djp_handler_entry_end, SYM_L_GLOBAL)
 SYM_FUNC_END(djp_handler_entry)
 /*
  * A kretprobe would take the return address into the detour off the stack, where

@@ -157,6 +157,8 @@ int djp_int3_notify(struct notifier_block *nb, unsigned long val, void *data);
 
 /* x86/entry.S, x86/dispatch.c */
 asmlinkage void djp_handler_entry(void);
+extern const u8 djp_handler_entry_end[];
+bool djp_is_handler_entry(unsigned long addr);
 asmlinkage void djp_dispatch(struct pt_regs *regs, unsigned long ret);
 void djp_run_actions(const struct djp_detour *detour, struct pt_regs *regs,
 		     bool count_all);
