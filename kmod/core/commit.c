@@ -319,8 +319,9 @@ static void djp_sweep_later(bool again)
 		djp_retry_delay = 0;
 		djp_nr_blockers = 0;
 	} else if (djp_nr_blockers || djp_count_bypass()) {
-		djp_retry_delay = again ?
-			min(djp_retry_delay * 2, DJP_RETRY_MAX) : DJP_RETRY_MIN;
+		djp_retry_delay = again ? clamp(djp_retry_delay * 2,
+						DJP_RETRY_MIN, DJP_RETRY_MAX) :
+			DJP_RETRY_MIN;
 		mod_delayed_work(system_unbound_wq, &djp_sweep_work,
 				 djp_retry_delay);
 	} else {

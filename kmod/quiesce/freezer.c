@@ -56,9 +56,6 @@ static int djp_freeze_and(struct djp_proof *proof,
 	unsigned int flags;
 	int ret;
 
-	/* The scan alone is a proof: in the background that has to do. */
-	if (proof->gentle)
-		return prove(proof);
 	if (!djp_trylock_system_sleep(&flags))
 		return -EAGAIN;
 	/* If it fails it has thawed them itself (kernel/power/process.c). */
@@ -74,7 +71,13 @@ static int djp_freeze_and(struct djp_proof *proof,
 
 static int djp_freezer_prove(struct djp_proof *proof)
 {
-	return djp_freeze_and(proof, djp_stop_and_scan);
+	/*
+	 * The scan alone is a proof. In the background that has to do, and when
+	 * somebody could not be frozen: a task that is preempted can't.
+	 */
+	if (proof->gentle || djp_freeze_and(proof, djp_stop_and_scan))
+		return djp_stop_and_scan(proof);
+	return 0;
 }
 
 const struct djp_strategy djp_freezer = {
@@ -90,7 +93,7 @@ static bool djp_freeze_only_offered(void)
 
 static int djp_freeze_only_prove(struct djp_proof *proof)
 {
-	return djp_freeze_and(proof, djp_none.prove);
+	return proof->gentle ? 0 : djp_freeze_and(proof, djp_none.prove);
 }
 
 const struct djp_strategy djp_freeze_only = {
