@@ -26,7 +26,7 @@ _CHECK_SECONDS = 60
 
 @dataclass(frozen=True)
 class Accelerator:
-    """`name` is "kvm" or "tcg"; `reason` says in a sentence why."""
+    """`name` is "kvm", "tcg" or "icount"; `reason` says in a sentence why."""
 
     name: str
     reason: str
@@ -35,6 +35,10 @@ class Accelerator:
     def cpu(self) -> str:
         """The -cpu argument that goes with it."""
         return CPU_OF[self.name]
+
+
+#: Guest time is the number of instructions that were executed: slow, and the same each time.
+COUNTED = Accelerator("icount", "instructions are to be counted, and only TCG does that")
 
 
 def run_check(

@@ -15,7 +15,7 @@ from typing import Any
 
 from pexpect import fdpexpect
 
-from vm.accel import Accelerator, check_emulator, choose_accelerator
+from vm.accel import COUNTED, Accelerator, check_emulator, choose_accelerator
 from vm.cache import Artefact, Cache, Progress, silent
 from vm.emulator import Emulator
 from vm.errors import BootError, GuestCrashError, InfrastructureError, VmError
@@ -48,11 +48,12 @@ def plan(
     smp: int | None = None,
     mem: int | None = None,
     cmdline_extra: Sequence[str] = (),
+    icount: bool = False,
 ) -> Plan:
     """Prepare the images, check the emulator and choose the accelerator for `name`."""
     images = prepare(name, settings, progress)
     binary = find_qemu(settings)
-    accelerator = choose_accelerator(binary, images, settings, progress)
+    accelerator = COUNTED if icount else choose_accelerator(binary, images, settings, progress)
     check_emulator(binary, accelerator, images, settings, progress)
     spec = QemuSpec(
         accelerator=accelerator.name,
@@ -108,6 +109,7 @@ class Machine:
         smp: int | None = None,
         mem: int | None = None,
         cmdline_extra: Sequence[str] = (),
+        icount: bool = False,
         timeout: float = 60.0,
         settings: Settings | None = None,
         progress: Progress = silent,
@@ -118,7 +120,9 @@ class Machine:
 
         With `snapshot` it is restored from a state saved right after boot, which
         is made if it is not there yet.  `mem` is in MiB, `timeout` in seconds
-        (before scaling) for the guest alone, not for making images.
+        (before scaling) for the guest alone, not for making images.  With `icount`
+        a nanosecond of the guest's clocks is one instruction that it executed, on
+        any of its CPUs, which take turns.
 
         Raises ConfigError, InfrastructureError, BuildError, KernelConfigError or
         BootError; none of them leaves a QEMU behind.
@@ -136,7 +140,15 @@ class Machine:
             )
             folder.write(state)
             try:
-                made = plan(name, settings, progress, smp=smp, mem=mem, cmdline_extra=cmdline_extra)
+                made = plan(
+                    name,
+                    settings,
+                    progress,
+                    smp=smp,
+                    mem=mem,
+                    cmdline_extra=cmdline_extra,
+                    icount=icount,
+                )
                 began = time.monotonic()
                 progress(
                     f"guest: starting {name} ({made.images.release}) on "

@@ -15,9 +15,15 @@ from vm.settings import Settings
 
 # -cpu for each accelerator.  cx16=off: Debian's kernels then avoid cmpxchg16b,
 # which QEMU before 8 gets wrong (guest/check.c), at no cost to anything else.
-CPU_OF = {"kvm": "host", "tcg": "max,cx16=off"}
-CHECK_CPU_OF = {"kvm": "host", "tcg": "max"}
-_ACCEL_OF = {"kvm": "kvm", "tcg": "tcg,thread=multi"}
+CPU_OF = {"kvm": "host", "tcg": "max,cx16=off", "icount": "max,cx16=off"}
+CHECK_CPU_OF = {"kvm": "host", "tcg": "max", "icount": "max"}
+# icount: the CPUs take turns on one host thread, and a guest's nanosecond is one
+# instruction; while all are idle, time passes as it does outside.
+_ACCEL_OF = {
+    "kvm": ("kvm",),
+    "tcg": ("tcg,thread=multi",),
+    "icount": ("tcg,thread=single", "-icount", "shift=0"),
+}
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ class QemuSpec:
 
     def _machine(self) -> list[str]:
         return [
-            "-machine", "q35", "-accel", _ACCEL_OF[self.accelerator], "-cpu", self.cpu,
+            "-machine", "q35", "-accel", *_ACCEL_OF[self.accelerator], "-cpu", self.cpu,
             "-smp", str(self.smp), "-m", f"{self.mem}M",
             "-nodefaults", "-display", "none", "-no-reboot", "-no-user-config",
         ]  # fmt: skip

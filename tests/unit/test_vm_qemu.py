@@ -50,6 +50,12 @@ def test_argv_says_what_the_spec_says() -> None:
     assert {"-nodefaults", "-no-reboot"} <= set(words)
 
 
+def test_an_instruction_clock_comes_with_one_thread() -> None:
+    words = argv(replace(SPEC, accelerator="icount"))
+    assert (after(words, "-accel"), after(words, "-icount")) == (["tcg,thread=single"], ["shift=0"])
+    assert "-icount" not in argv()
+
+
 def test_the_roots_writes_are_thrown_away_and_the_kernel_disk_is_read_only() -> None:
     root, kernel = after(argv(), "-drive")
     assert root.endswith("snapshot=on")
@@ -78,7 +84,15 @@ def test_incoming() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"smp": 1}, {"mem": 512}, {"cpu": "max"}, {"cmdline": ()}, {"network": False}, {"disks": ()}],
+    [
+        {"smp": 1},
+        {"mem": 512},
+        {"accelerator": "icount"},
+        {"cpu": "max"},
+        {"cmdline": ()},
+        {"network": False},
+        {"disks": ()},
+    ],
 )
 def test_fingerprint_changes_with_the_hardware(change: dict[str, object]) -> None:
     assert replace(SPEC, **change).fingerprint() != SPEC.fingerprint()  # type: ignore[arg-type]
