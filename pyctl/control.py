@@ -95,8 +95,8 @@ class Stats:
     ``detour_bytes_*`` in bytes. ``extra`` has the keys that this version does not know.
 
     ``last_stop_ns`` is the longest time that any CPU was kept from running tasks by the last
-    proof, ``last_commit_ns`` the last ``commit`` from its beginning to its return.
-    ``tasks_moved`` counts what strategy ``fixup`` has moved, ever.
+    commit or in the background since, ``last_commit_ns`` the last ``commit`` from its
+    beginning to its return. ``tasks_moved`` counts what strategy ``fixup`` has moved, ever.
     """
 
     probes: int

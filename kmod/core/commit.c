@@ -58,7 +58,7 @@ static DECLARE_DELAYED_WORK(djp_sweep_work, djp_sweep);
  * is sent to the detour.
  */
 static unsigned int djp_danger_site(struct djp_danger *dangers,
-				    struct djp_site *site)
+				    const struct djp_site *site)
 {
 	unsigned long addr = site->dcr.addr;
 	unsigned int k, from = 1, n = 0;
@@ -79,6 +79,14 @@ static unsigned int djp_danger_site(struct djp_danger *dangers,
 		from = k + 1;
 	}
 	return n;
+}
+
+/* Traps may leave nothing of a JTPR: then nobody can be in it. */
+static bool djp_can_be_in(const struct djp_site *site)
+{
+	struct djp_danger dangers[DJP_JMP32_LEN];
+
+	return djp_danger_site(dangers, site);
 }
 
 /* What nobody may stand in: the JTPRs of sites in bypass; retired detours. */
@@ -122,15 +130,17 @@ static int djp_dangers(struct djp_proof *proof)
  * byte behind the old DCR. If that is in the JTPR of a newer site, which may
  * start inside the old DCR, the newer site has to wait.
  */
-static void djp_mark_landings(void)
+static void djp_mark_landings(struct djp_proof *proof)
 {
 	struct djp_detour *detour;
 	struct djp_site *site;
 
 	list_for_each_entry(detour, djp_retired_list(), retired_node) {
 		site = djp_site_overlap(detour->back, 1);
-		if (site && site->dcr.addr != detour->back)
-			site->deferred = true;
+		if (!site || site->dcr.addr == detour->back)
+			continue;
+		site->deferred = true;
+		djp_danger_mark_landing(proof, detour, site->dcr.addr);
 	}
 }
 
@@ -158,7 +168,7 @@ static void djp_settle(struct djp_proof *proof)
 
 	/* Those that came meanwhile have to wait for the next look. */
 	list_for_each_entry(site, &djp_sites, node)
-		site->deferred = djp_awaits_jump(site);
+		site->deferred = djp_awaits_jump(site) && djp_can_be_in(site);
 	for (i = 0; i < proof->nr; i++) {
 		site = proof->dangers[i].reclaim ? NULL :
 			djp_danger_still(&proof->dangers[i]);
@@ -176,7 +186,7 @@ static void djp_settle(struct djp_proof *proof)
 			list_move_tail(&danger->detour->retired_node, &empty);
 	}
 	djp_reclaim(&empty, djp_patience(proof));
-	djp_mark_landings();
+	djp_mark_landings(proof);
 }
 
 /* No task, but somebody's bytes are in the way, or nobody can write now. */
@@ -245,7 +255,7 @@ static unsigned long djp_count_bypass(void)
 
 static void djp_record(struct djp_proof *proof, u64 begin)
 {
-	djp_stats.last_stop_ns = proof->stop_ns;
+	djp_stats.last_stop_ns = max(djp_stats.last_stop_ns, proof->stop_ns);
 	djp_stats.max_stop_ns = max(djp_stats.max_stop_ns, proof->stop_ns);
 	djp_stats.last_quiescence_ns = ktime_get_ns() - begin;
 	djp_stats.last_tasks = proof->tasks;
@@ -383,6 +393,11 @@ int djp_commit_locked(enum djp_commit_kind kind)
 	proof = kzalloc(sizeof(*proof), GFP_KERNEL);
 	if (!proof)
 		return -ENOMEM;
+	if (kind != DJP_SWEEP) {
+		mutex_lock(&djp_mutex);
+		djp_stats.last_stop_ns = 0;
+		mutex_unlock(&djp_mutex);
+	}
 	do {
 		memset(proof, 0, sizeof(*proof));
 		proof->deadline = deadline;

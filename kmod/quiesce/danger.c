@@ -127,6 +127,35 @@ void djp_danger_mark(struct djp_proof *proof, struct djp_danger *danger,
 }
 
 /**
+ * djp_danger_mark_landing() - a site waits for whoever is in a retired detour
+ * @proof: has found somebody there, or was made before it was retired
+ * @detour: goes back into the bytes that the site would cover
+ * @site: its insertion address
+ *
+ * Context: nobody else changes @proof.
+ */
+void djp_danger_mark_landing(struct djp_proof *proof,
+			     const struct djp_detour *detour, unsigned long site)
+{
+	unsigned int i, nr = min(atomic_read(&proof->nr_blockers),
+				 DJP_BLOCKERS_MAX);
+	struct djp_blocker *blocker;
+
+	if (atomic_inc_return(&proof->nr_blockers) > DJP_BLOCKERS_MAX)
+		return;
+	blocker = &proof->blockers[nr];
+	strscpy(blocker->comm, "-", sizeof(blocker->comm));
+	for (i = 0; i < nr; i++) {
+		const struct djp_blocker *one = &proof->blockers[i];
+
+		if (one->reclaim && one->detour == detour->text)
+			*blocker = *one;
+	}
+	blocker->site = site;
+	blocker->reclaim = false;
+}
+
+/**
  * djp_proof_close() - nothing more will be found
  * @proof: its @nr_busy is set
  */

@@ -124,6 +124,8 @@ struct djp_danger *djp_danger_at(const struct djp_proof *proof,
 				 unsigned long addr);
 void djp_danger_mark(struct djp_proof *proof, struct djp_danger *danger,
 		     const struct task_struct *task, unsigned long addr);
+void djp_danger_mark_landing(struct djp_proof *proof,
+			     const struct djp_detour *detour, unsigned long site);
 void djp_proof_close(struct djp_proof *proof);
 void djp_proof_free(struct djp_proof *proof);
 

@@ -291,6 +291,31 @@ def test_no_detour_is_freed_under_the_victim(
             assert_calls_on(victim, lab)
 
 
+@pytest.mark.parametrize("strategy", ["rendezvous", "stackscan"])
+def test_a_site_waits_for_who_will_come_from_a_retired_detour(
+    guest: Guest, lab: Probes, strategy: str
+) -> None:
+    """The new site starts inside the old displaced region, and covers where that one's
+    detour jumps back to."""
+    lab.strategy = strategy
+    with Victim(guest) as victim:
+        old = jump_at_victim(lab)
+        at = places(lab.control, VICTIM)
+        victim.hold(Way.PREEMPT, at.detour_copy)
+        old.remove()
+        probe = lab.add(f"{VICTIM}+{at.jtpr - victim.address:#x}")
+        assert lab.commit().deferred == 1
+        assert (probe.state, victim.held.state) == ("bypass", "held")
+        found = [one for one in lab.blockers() if one.kind is BlockerKind.JUMP]
+        assert [(one.site, one.address, one.pid) for one in found] == [
+            (at.jtpr, at.detour_copy, victim.held.pid)
+        ]
+        victim.release()
+        wait_until(is_jump(probe), lab)
+        assert lab.blockers() == ()
+        assert_calls_on(victim, lab)
+
+
 @pytest.mark.parametrize("strategy", SOUND)
 @pytest.mark.parametrize("case", HANDLER_CASES, ids=str)
 def test_no_detour_is_freed_under_a_handler(
