@@ -2,7 +2,8 @@
 /*
  * The in-kernel interface, used as other modules use it.
  *
- * Probes with handlers on djp_test_plain() and djp_test_rip(). The first
+ * Probes with handlers on djp_test_plain(), djp_test_rip() and in djp_test_state(),
+ * where DF and AC are set, which C code must not see. The first
  * handler calls both functions: reaching djp_test_plain() again is recursion and
  * refused; djp_test_rip() is another probe's and is handled.
  */
@@ -11,6 +12,8 @@
 #include <linux/module.h>
 #include <linux/seq_file.h>
 #include <linux/uaccess.h>
+#include <asm/irqflags.h>
+#include <asm/processor-flags.h>
 
 #include "djp_test.h"
 #include "djprobes.h"
@@ -19,6 +22,8 @@ static unsigned long djp_test_plain_handled;
 static unsigned long djp_test_rip_handled;
 static unsigned long djp_test_bad_regs;
 static unsigned long djp_test_in_handler;
+static unsigned long djp_test_state_handled;
+static unsigned long djp_test_bad_flags;
 
 static void djp_test_on_plain(struct djprobe *p, struct pt_regs *regs)
 {
@@ -37,6 +42,14 @@ static void djp_test_on_rip(struct djprobe *p, struct pt_regs *regs)
 	regs->ax = -1;
 }
 
+static void djp_test_on_state(struct djprobe *p, struct pt_regs *regs)
+{
+	const unsigned long set = X86_EFLAGS_DF | X86_EFLAGS_AC;
+
+	djp_test_state_handled++;
+	djp_test_bad_flags += (native_save_fl() & set) || (regs->flags & set) != set;
+}
+
 static struct djprobe djp_test_probe_plain = {
 	.symbol_name = "djp_test:djp_test_plain",
 	.handler = djp_test_on_plain,
@@ -47,8 +60,13 @@ static struct djprobe djp_test_probe_rip = {
 	.handler = djp_test_on_rip,
 };
 
+static struct djprobe djp_test_probe_state = {
+	.symbol_name = "djp_test:djp_test_state_probe",
+	.handler = djp_test_on_state,
+};
+
 static struct djprobe *djp_test_probes[] = {
-	&djp_test_probe_plain, &djp_test_probe_rip,
+	&djp_test_probe_plain, &djp_test_probe_rip, &djp_test_probe_state,
 };
 
 static bool djp_test_registered;
@@ -102,6 +120,8 @@ static int djp_test_handlers_show(struct seq_file *m, void *v)
 		   djp_test_plain_handled, djp_test_rip_handled);
 	seq_printf(m, "in_handler %lu\nbad_regs %lu\n", djp_test_in_handler,
 		   djp_test_bad_regs);
+	seq_printf(m, "state_handled %lu\nbad_flags %lu\n",
+		   djp_test_state_handled, djp_test_bad_flags);
 	seq_printf(m, "plain_hits %llu\nrip_hits %llu\n",
 		   on ? djprobe_hits(&djp_test_probe_plain) : 0,
 		   on ? djprobe_hits(&djp_test_probe_rip) : 0);

@@ -24,10 +24,10 @@ SYM_FUNC_END(djp_test_rip)
 /*
  * The probe point is djp_test_state_probe: its DCR is three instructions that
  * change %rcx only and no flag. With every flag that can be set at 1 before it,
- * and DF among them, whatever a detour forgets shows.
+ * DF and AC among them, whatever a detour forgets shows.
  */
 #define KNOWN 0x1122334455667788
-#define FLAGS 0xcd5			/* OF DF SF ZF AF PF CF */
+#define FLAGS 0x40cd5			/* AC OF DF SF ZF AF PF CF */
 
 SYM_FUNC_START(djp_test_state)
 	pushq	%rbx

@@ -4,7 +4,7 @@
  *
  *	[pointer to the detour]		if there are handlers
  *	pushfq
- *	cld; call djp_handler_entry	if there are handlers
+ *	cld; clac; call djp_handler_entry	if there are handlers
  *	incq %gs:COUNTER		for each probe that only counts
  *	popfq
  *	the displaced instructions	relocated, see enum djp_relocation
@@ -13,6 +13,7 @@
 #include <linux/percpu.h>
 #include <linux/slab.h>
 #include <linux/string.h>
+#include <asm/cpufeature.h>
 
 #include "x86/x86.h"
 
@@ -21,6 +22,7 @@
 #define DJP_CALL32	0xe8
 #define DJP_CLD		0xfc
 #define DJP_PUSH_IMM32	0x68
+#define DJP_CLAC_LEN	3
 
 /*
  * The longest that a region becomes: five instructions, each 10 bytes (a call) or
@@ -33,7 +35,7 @@
 
 /* With its own pointer and the call of the handlers. */
 #define DJP_DETOUR_MAX(nr_actions) \
-	(sizeof(void *) + 3 + DJP_JMP32_LEN + \
+	(sizeof(void *) + 3 + DJP_CLAC_LEN + DJP_JMP32_LEN + \
 	 (nr_actions) * DJP_COUNT_MAX + DJP_REGION_MAX)
 
 /**
@@ -211,6 +213,20 @@ static bool djp_emit_region(struct djp_code *code, const struct djp_dcr *dcr,
 	return ok & djp_emit_rel32(code, DJP_JMP32, dcr->addr + dcr->len);
 }
 
+/*
+ * Between stac and clac the kernel calls nothing, and a switch of tasks does not save
+ * AC (__switch_to_asm, arch/x86/entry/entry_64.S, v6.1). A handler may do anything, as
+ * in an exception: those close access to user memory too.
+ */
+static void djp_emit_clac(struct djp_code *code)
+{
+	static const u8 clac[DJP_CLAC_LEN] = { 0x0f, 0x01, 0xca };
+	static const u8 nop[DJP_CLAC_LEN] = { 0x0f, 0x1f, 0x00 };
+
+	djp_emit(code, boot_cpu_has(X86_FEATURE_SMAP) ? clac : nop,
+		 DJP_CLAC_LEN);
+}
+
 static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
 			 const struct djp_dcr *dcr, bool handlers)
 {
@@ -228,6 +244,7 @@ static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
 		OPTIMIZER_HIDE_VAR(entry);
 		/* C code wants the direction flag clear; memmove() sets it. */
 		djp_emit1(code, DJP_CLD);
+		djp_emit_clac(code);
 		ok &= djp_emit_rel32(code, DJP_CALL32, entry);
 	}
 	for (i = 0; i < detour->nr_actions; i++) {

@@ -12,8 +12,8 @@
 
 #include "x86/x86.h"
 
-/* A detour: its own pointer, pushfq (1), cld (1), call (5), return address. */
-#define DJP_RET_TO_HEADER (sizeof(struct djp_detour *) + 1 + 1 + 5)
+/* A detour: its own pointer, pushfq (1), cld (1), clac (3), call (5), return address. */
+#define DJP_RET_TO_HEADER (sizeof(struct djp_detour *) + 1 + 1 + 3 + 5)
 
 /**
  * struct djp_frame - a handler that is running

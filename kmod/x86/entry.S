@@ -2,7 +2,7 @@
 /*
  * djp_handler_entry - from a detour to djp_dispatch() and back
  *
- * A detour with handlers does "pushfq; cld; call djp_handler_entry; popfq". So on
+ * A detour with handlers does "pushfq; cld; clac; call djp_handler_entry; popfq". So on
  * entry there are, from the top of the stack: the return address into the
  * detour, the probed code's flags, the probed code's stack. Builds the pt_regs
  * that the probed code would have had in an exception; the ORC unwinder then

@@ -38,6 +38,7 @@ def test_handlers_nest_and_only_recursion_is_refused(watched: Guest) -> None:
         in_bypass = handlers(watched)
         assert in_bypass == {
             "plain_handled": 10, "rip_handled": 20, "in_handler": 20, "bad_regs": 0,
+            "state_handled": 10, "bad_flags": 0,
             "plain_hits": 10, "rip_hits": 20, "plain_missed": 10,
         }  # fmt: skip
         handlers(watched, "commit")
@@ -46,6 +47,7 @@ def test_handlers_nest_and_only_recursion_is_refused(watched: Guest) -> None:
         as_jump = handlers(watched)
         assert as_jump == {
             "plain_handled": 20, "rip_handled": 40, "in_handler": 40, "bad_regs": 0,
+            "state_handled": 20, "bad_flags": 0,
             "plain_hits": 20, "rip_hits": 40, "plain_missed": 20,
         }  # fmt: skip
         assert probes.stats().recursion_missed >= 20
