@@ -14,7 +14,9 @@ from iced_x86 import Decoder
 
 from pyctl import Guest, Probes
 from pyctl.errors import RemoteOSError
+from pyctl.quiescence import AUTO
 from pyctl.verify.nesting import OUTER, Action, Event, Form, Nest, Nested, Place
+from pyctl.verify.preemption import Preemption, preemption
 from pyctl.verify.testmodules import kprobe_optimisation
 
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("targets")]
@@ -22,6 +24,9 @@ pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("targets")]
 log = logging.getLogger(__name__)
 
 TIMES = 100
+#: Where each strategy has to do it under each model.
+FEW = 20
+SOUND = ("rendezvous", "fixup", "stackscan", "freezer", "rcu_tasks")
 
 IN_HANDLER = [(event, Place.HANDLER) for event in Event]
 IN_COPIED = [(event, Place.COPIED) for event in Event if event is not Event.CALL]
@@ -75,6 +80,23 @@ def test_every_hit_is_counted(
     assert done.inner_calls >= TIMES
     assert (done.inner_hits, done.inner_missed) == (done.inner_calls, 0)
     assert (done.outer_hits, done.outer_missed) == (done.outer_calls, 0)
+
+
+@pytest.mark.parametrize("strategy", SOUND)
+@pytest.mark.parametrize("model", list(Preemption))
+def test_every_hit_is_counted_whoever_wrote_the_jump(
+    nest: Nest, guest: Guest, probes: Probes, model: Preemption, strategy: str
+) -> None:
+    probes.strategy = strategy
+    try:
+        with preemption(guest.transport, model):
+            for event, place in IN_HANDLER + IN_COPIED:
+                done = nest.run(Form.JUMP, event, place, FEW)
+                assert (done.first, done.landed, done.wrong) == (0xE9, FEW, 0), (event, place)
+                assert (done.inner_hits, done.inner_missed) == (done.inner_calls, 0)
+                assert (done.outer_hits, done.outer_missed) == (done.outer_calls, 0)
+    finally:
+        probes.strategy = AUTO
 
 
 def test_every_hit_is_counted_at_each_instruction_of_a_detour(nest: Nest, probes: Probes) -> None:
