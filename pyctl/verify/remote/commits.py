@@ -79,9 +79,10 @@ class Commits(Work):
 
     def _batch(self) -> None:
         """Added, committed, driven, removed."""
-        oracles = self.random.sample(self.oracles, self.random.randint(1, len(self.oracles)))
+        # Few mostly: what a batch costs is the number of its probes, and commits are wanted.
+        oracles = self.random.sample(self.oracles, 1 + self._few(len(self.oracles) - 1))
         most = min(self.parameters["batch"], len(self.parameters["pool"]))
-        pool = self.random.sample(self.parameters["pool"], self.random.randint(0, most))
+        pool = self.random.sample(self.parameters["pool"], self._few(most))
         targets = dict(enumerate(oracles + pool))
         self._write("".join(f"p:{self.name}_{n} {name}\n" for n, name in targets.items()))
         self.done["probe"] += len(targets)
@@ -94,6 +95,10 @@ class Commits(Work):
         self.random.shuffle(removals)
         self._write("".join(removals))
         self._write("commit\n" if self.random.randrange(LAZY) else "reclaim\n")
+
+    def _few(self, most: int) -> int:
+        """0 to ``most``: less than a sixteenth of it half of the time."""
+        return round(most * self.random.random() ** 4)
 
     def _drive(self, oracles: list[str], due: dict[int, int]) -> None:
         """Call each some times."""
