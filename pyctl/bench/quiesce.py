@@ -55,15 +55,24 @@ class Step:
 
 
 def run_quiesce(
-    cells: Sequence[Cell], *, boot: str = "bookworm-cloud", rounds: int = 5, progress: Progress
+    cells: Sequence[Cell],
+    *,
+    boot: str = "bookworm-cloud",
+    rounds: int = 5,
+    icount: bool = True,
+    progress: Progress,
 ) -> Generator[Step, None, None]:
     """Measure the cells; rows come in groups of one strategy and preemption model. Boots
-    throw-away guests; close the generator (or use it up) and they are gone."""
+    throw-away guests; close the generator (or use it up) and they are gone.
+
+    With ``icount`` a microsecond is a thousand instructions that the guest executed, on any
+    of its CPUs, whatever the host does meanwhile.
+    """
     groups: dict[tuple[str, Preemption], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.strategy, cell.preempt), []).append(cell)
     done = 0
-    with Lab(boot, max(cell.probes for cell in cells), progress) as lab:
+    with Lab(boot, max(cell.probes for cell in cells), progress, icount=icount) as lab:
         # Guests are the dearer thing to change, then the model.
         for strategy, model in sorted(groups, key=lambda key: (key[0] in UNSAFE, key[1])):
             group = groups[strategy, model]
@@ -72,29 +81,58 @@ def run_quiesce(
             yield Step(done, len(cells), tuple(rows))
 
 
-class Lab(Closing):
+class Bed(Closing):
     """A guest with everything that a measurement needs; a new one when it was lost."""
 
-    def __init__(self, boot: str, most: int, progress: Progress) -> None:
+    def __init__(self, boot: str, progress: Progress, *, icount: bool) -> None:
         self._boot = boot
-        self._most = most
         self._progress = progress
+        self._icount = icount
         self._stack = contextlib.ExitStack()
         self._guest: Guest | None = None
         self._unsafe = False
+
+    def ready(self, *, unsafe: bool) -> Guest:
+        """A guest that lives; with strategies that kill it or without."""
+        if self._guest is None or self._guest.crashed() or unsafe != self._unsafe:
+            self.close()
+            self._progress(f"booting {self._boot}")
+            guest = self._stack.enter_context(
+                Guest.boot(self._boot, progress=self._progress, icount=self._icount)
+            )
+            self._progress("loading djprobes and its test modules")
+            guest.load(parameters={"unsafe": "1"} if unsafe else {})
+            for name in ("djp_test", "djp_peer"):
+                guest.load_extra(name, source=SOURCE)
+            self._guest, self._unsafe = guest, unsafe
+        return self._guest
+
+    def close(self) -> None:
+        """End the guest."""
+        self._stack.close()
+        self._guest = None
+
+
+class Lab(Closing):
+    """Where it is measured, and where it is attacked: for that a clock that stands still
+    while a guest is busy would be an obstacle."""
+
+    def __init__(self, boot: str, most: int, progress: Progress, *, icount: bool = True) -> None:
+        self._most = most
+        self._progress = progress
+        self._measured = Bed(boot, progress, icount=icount)
+        self._attacked = Bed(boot, progress, icount=False) if icount else self._measured
         self._sites: dict[str, tuple[int, ...]] = {}
 
     def measure(
         self, strategy: str, model: Preemption, cells: Sequence[Cell], rounds: int
     ) -> list[Row]:
         """The rows of these cells, all of one strategy and preemption model."""
-        guest = self._ready(unsafe=strategy in UNSAFE)
+        guest = self._measured.ready(unsafe=strategy in UNSAFE)
         rows = [Row(c.strategy, c.preempt, c.case, c.probes, Verdict.NOT_OFFERED) for c in cells]
         if not _offered(guest, strategy, model):
             return rows
-        switch_preemption(guest.transport, model)
-        if strategy != KPROBES:
-            Probes(guest.transport).strategy = strategy
+        _use(guest, strategy, model)
         sites = self._sites_of(guest)
         with Rounds(guest) as agent:
             # What runs for the first time is slow, under emulation by far: not counted.
@@ -104,26 +142,15 @@ class Lab(Closing):
                 with _case(guest, cell.case):
                     rows[number] = agent.row(cell, sites[: cell.probes], rounds)
         self._progress(f"{strategy}, preempt={model}: holding a task in the jump's bytes")
+        guest = self._attacked.ready(unsafe=strategy in UNSAFE)
+        _use(guest, strategy, model)
         verdict = judge(guest, strategy, model)
         return [replace(row, verdict=verdict) for row in rows]
 
     def close(self) -> None:
-        """End the guest."""
-        self._stack.close()
-        self._guest = None
-
-    def _ready(self, *, unsafe: bool) -> Guest:
-        """A guest that lives; with strategies that kill it or without."""
-        if self._guest is None or self._guest.crashed() or unsafe != self._unsafe:
-            self.close()
-            self._progress(f"booting {self._boot}")
-            guest = self._stack.enter_context(Guest.boot(self._boot, progress=self._progress))
-            self._progress("loading djprobes and its test modules")
-            guest.load(parameters={"unsafe": "1"} if unsafe else {})
-            for name in ("djp_test", "djp_peer"):
-                guest.load_extra(name, source=SOURCE)
-            self._guest, self._unsafe = guest, unsafe
-        return self._guest
+        """End the guests."""
+        self._measured.close()
+        self._attacked.close()
 
     def _sites_of(self, guest: Guest) -> tuple[int, ...]:
         """Guests of one snapshot have their text at the same addresses."""
@@ -181,7 +208,8 @@ class Rounds(Closing):
 
 def make_row(cell: Cell, answers: Sequence[Mapping[str, Any]]) -> Row:
     """A row from the answers of its rounds, one or more; its verdict is yet to be given."""
-    stops = [answer["stop_ns"] / 1e3 for answer in answers if "stop_ns" in answer]
+    # 0: what is done in the background had been first.
+    stops = [answer["stop_ns"] / 1e3 for answer in answers if answer.get("stop_ns")]
     times = [answer["live_ms"] for answer in answers]
     late = None in times
     found = [one for answer in answers for one in parse_blockers(answer.get("blockers", ""))]
@@ -201,6 +229,12 @@ def make_row(cell: Cell, answers: Sequence[Mapping[str, Any]]) -> Row:
 
 def _rounded(value: float) -> float:
     return round(value, 1)
+
+
+def _use(guest: Guest, strategy: str, model: Preemption) -> None:
+    switch_preemption(guest.transport, model)
+    if strategy != KPROBES:
+        Probes(guest.transport).strategy = strategy
 
 
 def _offered(guest: Guest, strategy: str, model: Preemption) -> bool:

@@ -61,6 +61,10 @@ def quiesce(
     probes: Annotated[
         str | None, typer.Option(help="How many at once, with commas between.")
     ] = None,
+    icount: Annotated[
+        bool,
+        typer.Option(help="Time is the number of instructions: 1 us is 1,000, on all CPUs."),
+    ] = True,
     rounds: Annotated[int, typer.Option(help="Commits that each row sums up.", min=1)] = 5,
 ) -> None:
     """Is each strategy sound, and what does it cost, beside mainline's optimiser?
@@ -75,7 +79,7 @@ def quiesce(
         with (
             report.doing(f"measuring {len(cells)} rows") as progress,
             contextlib.closing(
-                run_quiesce(cells, boot=boot, rounds=rounds, progress=progress)
+                run_quiesce(cells, boot=boot, rounds=rounds, icount=icount, progress=progress)
             ) as steps,
         ):
             for step in steps:

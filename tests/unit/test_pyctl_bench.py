@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from pyctl.bench import quiesce
 from pyctl.bench.picture import scale
-from pyctl.bench.quiesce import Lab, Step, make_row
+from pyctl.bench.quiesce import Bed, Lab, Step, make_row
 from pyctl.bench.rows import (
     KPROBES,
     PROBES,
@@ -105,6 +105,11 @@ def test_a_row_sums_its_rounds_up() -> None:
     assert make_row(cell(), [answer(live_ms=None), answer()]).live_ms is None
 
 
+def test_a_commit_that_found_nothing_to_do_stopped_nobody() -> None:
+    row = make_row(cell(), [answer(stop_ns=0), answer(stop_ns=4000), answer(stop_ns=5000)])
+    assert (row.stop_us_median, row.stop_us_max) == (4.5, 5.0)
+
+
 def test_mainline_has_no_stops() -> None:
     row = make_row(cell(KPROBES), [{"live_ms": 140.0, "deferred": 3}])
     assert (row.stop_us_median, row.stop_us_max, row.blocker) == (None, None, None)
@@ -172,7 +177,7 @@ def test_what_is_not_offered(
 ) -> None:
     if gone:
         del fake.files[gone]
-    monkeypatch.setattr(Lab, "_ready", lambda self, unsafe: Guest("fake", fake))
+    monkeypatch.setattr(Bed, "ready", lambda self, unsafe: Guest("fake", fake))
     lab = Lab("some-guest", 1, lambda _text: None)
     (row,) = lab.measure(one.strategy, one.preempt, [one], 1)
     assert row == Row(one.strategy, one.preempt, one.case, one.probes, Verdict.NOT_OFFERED)
@@ -205,6 +210,7 @@ def test_the_command(measured: list[dict], tmp_path: Path) -> None:
         ["freezer"], [Preemption.FULL], [Case.IDLE], PROBES
     )
     assert (measured[0]["rounds"], measured[0]["boot"]) == (2, "bookworm-cloud")
+    assert measured[0]["icount"] is True
     assert "10 of 84 rows" in shown.stderr
     lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
     assert any(line.startswith("preempt=full, held: kernel threads") for line in lines)
