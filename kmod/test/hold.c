@@ -8,8 +8,9 @@
  * preempt	it wakes a SCHED_FIFO thread on that CPU, the hog. The victim is
  *		preempted on return from that interrupt, for as long as the hog runs.
  *		Only where the kernel is preemptible (preempt=full)
- * interrupt	it raises a softirq, which spins. The victim is below it, on any
- *		kernel. The CPU runs nothing else, stop_machine()'s thread neither
+ * interrupt	it raises a softirq, which spins; or spins itself, on top of a victim
+ *		that is a softirq. The victim is below it, on any kernel. The CPU runs
+ *		nothing else, stop_machine()'s thread neither
  *
  * and without a breakpoint
  *
@@ -74,7 +75,9 @@ static const char * const djp_hold_ways[] = {
 	"preempt", "interrupt", "spin", "sleep",
 };
 
-static const char * const djp_hold_kinds[] = { "kthread", "user" };
+static const char * const djp_hold_kinds[] = {
+	"kthread", "user", "softirq",
+};
 
 /**
  * struct djp_hold - one victim held once
@@ -167,10 +170,16 @@ static void djp_hold_hit(struct perf_event *bp, struct perf_sample_data *data,
 
 static void djp_hold_irq_work(struct irq_work *work)
 {
-	if (djp_hold.way == DJP_HOLD_PREEMPT)
+	if (djp_hold.way == DJP_HOLD_PREEMPT) {
 		complete(&djp_hog_go);
-	else
+	} else if (djp_hold.kind != DJP_VICTIM_SOFTIRQ) {
 		tasklet_hi_schedule(&djp_hold_softirq);
+	} else if (djp_hold_begin(true)) {
+		/* A softirq would wait for the one that is below. */
+		while (djp_hold_lasts())
+			djp_hold_doze();
+		local_irq_disable();
+	}
 }
 
 static int djp_hog_run(void *data)
@@ -302,8 +311,8 @@ static int djp_hold_start(void)
 	if (ret)
 		return ret;
 	atomic_set(&djp_hold_state, DJP_HOLD_ARMED);
-	if (djp_hold.kind == DJP_VICTIM_KTHREAD)
-		ret = djp_victim_start(sleep);
+	if (djp_hold.kind != DJP_VICTIM_USER)
+		ret = djp_victim_start(djp_hold.kind, sleep);
 	return ret ?: djp_hold_wait();
 }
 
@@ -320,6 +329,9 @@ static int djp_hold_parse(const char *text, struct djp_hold *hold)
 	hold->way = match_string(djp_hold_ways, DJP_NR_HOLD_WAYS, way);
 	hold->limit_ns = (u64)ms * NSEC_PER_MSEC;
 	if (hold->kind < 0 || hold->way < 0)
+		return -EINVAL;
+	/* Nobody preempts a softirq, and it does not sleep. */
+	if (hold->kind == DJP_VICTIM_SOFTIRQ && hold->way != DJP_HOLD_INTERRUPT)
 		return -EINVAL;
 	address = hold->way == DJP_HOLD_PREEMPT ||
 		hold->way == DJP_HOLD_INTERRUPT;
@@ -355,8 +367,8 @@ static int djp_hold_do(const char *text)
 /*
  * "hold": write "KIND WAY ADDRESS MS", and when that returns the victim is held at
  * that address (hexadecimal; 0 for the ways without), for MS milliseconds at most.
- * A kthread is started, and calls its function before and afterwards too, until
- * "stop"; a process that writes to "victim" must be there. "release" lets go.
+ * A kthread is started (for a softirq too, which it raises), and calls its function
+ * before and afterwards, until "stop"; a process that writes to "victim" must be there. "release" lets go.
  *
  * Errors: EAGAIN, this kernel did not preempt it there; ETIMEDOUT, it does not
  * come there; EBUSY, one is held.

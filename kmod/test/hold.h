@@ -16,7 +16,7 @@ struct task_struct;
 /**
  * enum djp_hold_way - how a victim is kept where it is
  * @DJP_HOLD_PREEMPT: preempted there, by a thread of higher priority
- * @DJP_HOLD_INTERRUPT: interrupted there, by a softirq that does not end
+ * @DJP_HOLD_INTERRUPT: interrupted there, by what does not end
  * @DJP_HOLD_SPIN: a probe's handler spins, with preemption off
  * @DJP_HOLD_SLEEP: it sleeps in a function that was called from there
  */
@@ -32,6 +32,7 @@ enum djp_hold_way {
 enum djp_victim_kind {
 	DJP_VICTIM_KTHREAD,	/* a kernel thread, which can't be frozen */
 	DJP_VICTIM_USER,	/* a process that writes to the file "victim" */
+	DJP_VICTIM_SOFTIRQ,	/* on the interrupt stack, raised by a kernel thread */
 	DJP_NR_VICTIM_KINDS
 };
 
@@ -39,7 +40,7 @@ enum djp_victim_kind {
 void djp_hold_here(enum djp_hold_way way);
 
 /* victim.c */
-int djp_victim_start(bool sleepy);
+int djp_victim_start(enum djp_victim_kind kind, bool sleepy);
 void djp_victim_stop(void);
 bool djp_victim_is(enum djp_victim_kind kind, const struct task_struct *task);
 bool djp_victim_is_calling(void);

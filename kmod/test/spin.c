@@ -29,7 +29,7 @@ static int djp_spin_run(void *data)
 {
 	while (!kthread_should_stop() &&
 	       time_before(jiffies, READ_ONCE(djp_spin_until))) {
-		cpu_relax();
+		/* No cpu_relax(): an emulator leaves its loop there. */
 		cond_resched();
 	}
 	/* From here on nobody waits for it. */

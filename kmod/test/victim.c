@@ -2,12 +2,13 @@
 /*
  * Victims: tasks that do nothing but call a function made to be probed.
  *
- * A kernel thread, or a process that writes the function's name to a file again
- * and again. hold.c holds them. Each call is counted before it is made, and its
+ * A kernel thread, a softirq that it raises, or a process that writes the function's
+ * name to a file again and again. hold.c holds them. Each call is counted before it is made, and its
  * result compared.
  */
 #include <linux/debugfs.h>
 #include <linux/err.h>
+#include <linux/interrupt.h>
 #include <linux/kernel.h>
 #include <linux/kthread.h>
 #include <linux/module.h>
@@ -55,6 +56,7 @@ static struct djp_victim_fn djp_victim_fns[] = {
 
 /* hold.c's mutex guards the pointer. */
 static struct task_struct *djp_victim_thread;
+static bool djp_victim_raises;
 /* The process that is in the file's write now. */
 static struct task_struct *djp_victim_process;
 static bool djp_victim_calling;
@@ -87,12 +89,30 @@ static void djp_victim_call(struct djp_victim_fn *fn)
 	WRITE_ONCE(djp_victim_calling, false);
 }
 
+static void djp_victim_softirq_run(struct tasklet_struct *tasklet)
+{
+	djp_victim_call(&djp_victim_fns[0]);
+}
+
+static DECLARE_TASKLET(djp_victim_softirq, djp_victim_softirq_run);
+
+/* On the CPU's interrupt stack (do_softirq_own_stack()), with us as current. */
+static void djp_victim_raise(void)
+{
+	local_bh_disable();
+	tasklet_schedule(&djp_victim_softirq);
+	local_bh_enable();
+}
+
 static int djp_victim_run(void *data)
 {
 	struct djp_victim_fn *fn = data;
 
 	while (!kthread_should_stop()) {
-		djp_victim_call(fn);
+		if (djp_victim_raises)
+			djp_victim_raise();
+		else
+			djp_victim_call(fn);
 		/* RCU-tasks waits for whoever does not sleep of itself. */
 		if (fn->calls % DJP_VICTIM_BURST == 0)
 			schedule_timeout_interruptible(1);
@@ -104,14 +124,16 @@ static int djp_victim_run(void *data)
 
 /**
  * djp_victim_start() - start the kernel thread
+ * @kind: itself or a softirq is the victim
  * @sleepy: it is to call djp_test_sleepy(), else djp_test_victim()
  *
  * Return: 0 or a negative errno.
  */
-int djp_victim_start(bool sleepy)
+int djp_victim_start(enum djp_victim_kind kind, bool sleepy)
 {
 	struct task_struct *task;
 
+	djp_victim_raises = kind == DJP_VICTIM_SOFTIRQ;
 	task = kthread_create(djp_victim_run, &djp_victim_fns[sleepy],
 			      "djp_victim");
 	if (IS_ERR(task))
@@ -132,6 +154,7 @@ void djp_victim_stop(void)
 	if (!djp_victim_thread)
 		return;
 	kthread_stop(djp_victim_thread);
+	tasklet_kill(&djp_victim_softirq);
 	put_task_struct(djp_victim_thread);
 	WRITE_ONCE(djp_victim_thread, NULL);
 }

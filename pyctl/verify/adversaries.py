@@ -46,15 +46,18 @@ PATIENCE = 20.0
 
 
 class VictimKind(StrEnum):
-    """Who is held: a kernel thread, which can't be frozen, or a process."""
+    """Who is held: a kernel thread, which can't be frozen; a process; or a softirq on its
+    CPU's interrupt stack, which a kernel thread has raised."""
 
     KTHREAD = "kthread"
     USER = "user"
+    SOFTIRQ = "softirq"
 
 
 class Way(StrEnum):
     """How a victim is kept where it is: preempted by a thread of higher priority; below a
-    softirq that does not end; in a probe's handler that does not end; asleep in a call."""
+    softirq that does not end (a hard interrupt, if it is one itself); in a probe's handler
+    that does not end; asleep in a call."""
 
     PREEMPT = "preempt"
     INTERRUPT = "interrupt"
@@ -95,7 +98,7 @@ class Handled:
 
 class Victim(Closing):
     """A task that does nothing but call ``function``, on the last CPU, and can be held there.
-    A context manager. A process runs at once; a kernel thread from each :meth:`hold` on.
+    A context manager. A process runs at once; the others from each :meth:`hold` on.
     """
 
     def __init__(
