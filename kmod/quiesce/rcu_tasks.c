@@ -7,7 +7,7 @@
  * as it stays so. Here the wait has a limit, no lock is held meanwhile, and a grace
  * period that was not waited for to its end serves the next commit.
  *
- * RCU-tasks leaves out the idle tasks, which can be preempted too
+ * RCU-tasks leaves out the idle tasks, which an interrupt can keep anywhere
  * (rcu_tasks_pertask(), kernel/rcu/tasks.h, v6.1): we look at those ourselves.
  */
 #include <linux/completion.h>

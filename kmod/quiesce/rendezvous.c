@@ -145,12 +145,14 @@ static void djp_answer_ipi(void *data)
 
 	answer->task_clean = true;
 	answer->irq_clean = true;
-	/* On the CPU that asks this is just called. */
-	if (in_hardirq()) {
-		get_task_struct(current);
-		answer->task = current;
+	answer->task = get_task_struct(current);
+	/*
+	 * Where no interrupt was needed nothing is interrupted, and current is in a
+	 * chain of calls down to here: the CPU that asks, and one whose idle task
+	 * polls (flush_smp_call_function_queue() in do_idle(), v6.1).
+	 */
+	if (in_hardirq())
 		djp_look_below(m, answer);
-	}
 	answer->ns = ktime_get_mono_fast_ns() - begin;
 }
 

@@ -76,7 +76,7 @@ static const char * const djp_hold_ways[] = {
 };
 
 static const char * const djp_hold_kinds[] = {
-	"kthread", "user", "softirq",
+	"kthread", "user", "softirq", "idle", "exiting",
 };
 
 /**
@@ -87,6 +87,7 @@ static const char * const djp_hold_kinds[] = {
  * @limit_ns: for how long at most
  * @until_ns: and so until when, by ktime_get_mono_fast_ns()
  * @pid: of the victim, once it is taken
+ * @exiting: that victim, with a reference, if it exits
  */
 struct djp_hold {
 	int		kind;
@@ -95,6 +96,7 @@ struct djp_hold {
 	u64		limit_ns;
 	u64		until_ns;
 	pid_t		pid;
+	struct task_struct *exiting;
 };
 
 static DEFINE_MUTEX(djp_hold_mutex);
@@ -122,6 +124,8 @@ static bool djp_hold_take(enum djp_hold_way way)
 	    !djp_hold_to(DJP_HOLD_ARMED, DJP_HOLD_TAKEN))
 		return false;
 	djp_hold.pid = current->pid;
+	if (djp_hold.kind == DJP_VICTIM_EXITING)
+		djp_hold.exiting = get_task_struct(current);
 	return true;
 }
 
@@ -182,11 +186,18 @@ static void djp_hold_irq_work(struct irq_work *work)
 	}
 }
 
+/* Where it is not preempted at once, it has left its function by now. */
+static bool djp_hold_is_there(void)
+{
+	if (djp_hold.exiting)
+		return READ_ONCE(djp_hold.exiting->__state) == TASK_RUNNING;
+	return djp_victim_is_calling();
+}
+
 static int djp_hog_run(void *data)
 {
 	wait_for_completion(&djp_hog_go);
-	/* Where it is not preempted at once, it has left its function by now. */
-	if (djp_hold_begin(djp_victim_is_calling())) {
+	if (djp_hold_begin(djp_hold_is_there())) {
 		/* stop_machine()'s thread is above SCHED_FIFO and gets through. */
 		while (djp_hold_lasts()) {
 			djp_hold_doze();
@@ -286,6 +297,9 @@ static void djp_hold_stop(void)
 		kthread_stop(djp_hog);
 	djp_hog = NULL;
 	djp_victim_stop();
+	if (djp_hold.exiting)
+		put_task_struct(djp_hold.exiting);
+	djp_hold.exiting = NULL;
 }
 
 static int djp_hold_wait(void)
@@ -311,7 +325,8 @@ static int djp_hold_start(void)
 	if (ret)
 		return ret;
 	atomic_set(&djp_hold_state, DJP_HOLD_ARMED);
-	if (djp_hold.kind != DJP_VICTIM_USER)
+	if (djp_hold.kind == DJP_VICTIM_KTHREAD ||
+	    djp_hold.kind == DJP_VICTIM_SOFTIRQ)
 		ret = djp_victim_start(djp_hold.kind, sleep);
 	return ret ?: djp_hold_wait();
 }
@@ -330,8 +345,11 @@ static int djp_hold_parse(const char *text, struct djp_hold *hold)
 	hold->limit_ns = (u64)ms * NSEC_PER_MSEC;
 	if (hold->kind < 0 || hold->way < 0)
 		return -EINVAL;
-	/* Nobody preempts a softirq, and it does not sleep. */
-	if (hold->kind == DJP_VICTIM_SOFTIRQ && hold->way != DJP_HOLD_INTERRUPT)
+	/* Nobody preempts them, and they do not sleep. */
+	if ((hold->kind == DJP_VICTIM_SOFTIRQ || hold->kind == DJP_VICTIM_IDLE) &&
+	    hold->way != DJP_HOLD_INTERRUPT)
+		return -EINVAL;
+	if (hold->kind == DJP_VICTIM_EXITING && hold->way != DJP_HOLD_PREEMPT)
 		return -EINVAL;
 	address = hold->way == DJP_HOLD_PREEMPT ||
 		hold->way == DJP_HOLD_INTERRUPT;
@@ -368,7 +386,8 @@ static int djp_hold_do(const char *text)
  * "hold": write "KIND WAY ADDRESS MS", and when that returns the victim is held at
  * that address (hexadecimal; 0 for the ways without), for MS milliseconds at most.
  * A kthread is started (for a softirq too, which it raises), and calls its function
- * before and afterwards, until "stop"; a process that writes to "victim" must be there. "release" lets go.
+ * before and afterwards, until "stop"; a process that writes to "victim" must be
+ * there, and one that exits on the last CPU. "release" lets go.
  *
  * Errors: EAGAIN, this kernel did not preempt it there; ETIMEDOUT, it does not
  * come there; EBUSY, one is held.

@@ -33,6 +33,8 @@ enum djp_victim_kind {
 	DJP_VICTIM_KTHREAD,	/* a kernel thread, which can't be frozen */
 	DJP_VICTIM_USER,	/* a process that writes to the file "victim" */
 	DJP_VICTIM_SOFTIRQ,	/* on the interrupt stack, raised by a kernel thread */
+	DJP_VICTIM_IDLE,	/* the idle task */
+	DJP_VICTIM_EXITING,	/* a task that has left the list of processes */
 	DJP_NR_VICTIM_KINDS
 };
 

@@ -168,8 +168,18 @@ void djp_victim_stop(void)
  */
 bool djp_victim_is(enum djp_victim_kind kind, const struct task_struct *task)
 {
-	return task == (kind == DJP_VICTIM_USER ? READ_ONCE(djp_victim_process) :
-			READ_ONCE(djp_victim_thread));
+	bool here = raw_smp_processor_id() == DJP_HOLD_CPU;
+
+	switch (kind) {
+	case DJP_VICTIM_USER:
+		return task == READ_ONCE(djp_victim_process);
+	case DJP_VICTIM_IDLE:
+		return here && is_idle_task(task);
+	case DJP_VICTIM_EXITING:
+		return here && READ_ONCE(task->exit_state) == EXIT_DEAD;
+	default:
+		return task == READ_ONCE(djp_victim_thread);
+	}
 }
 
 /**

@@ -20,13 +20,15 @@ from pyctl.control import Control
 from pyctl.errors import OracleError
 from pyctl.guest import Guest
 from pyctl.timing import Deadline, attempts
-from pyctl.transport import Process, Transport, bootstrap
+from pyctl.transport import Process, Transport
 from pyctl.transport.base import Closing
 from pyctl.verify.preemption import Preemption
 from pyctl.verify.testmodules import DEBUG, Calls, Targets, parse_calls
+from pyctl.workloads.base import start_script
 
 MODULE = "djp_test"
 SCRIPT = "pyctl.verify.remote.victim"
+EXITING_SCRIPT = "pyctl.verify.remote.exiting"
 #: Returns something else, if it returns, to whom its code was changed under.
 FUNCTION = "djp_test_victim"
 #: Its DCR ends in a call of a function that sleeps when it is told to.
@@ -34,6 +36,8 @@ SLEEPY_FUNCTION = "djp_test_sleepy"
 #: The C handler of the probe that :meth:`Victim.handler` puts on FUNCTION.
 HANDLER = "djp_test_on_victim"
 THROTTLE = "/proc/sys/kernel/sched_rt_runtime_us"
+#: The CPUs that work which is bound to none runs on.
+UNBOUND = "/sys/devices/virtual/workqueue/cpumask"
 #: For how long at most a victim is held, in seconds. The hog that preempts it may starve
 #: ksoftirqd, and RCU tells of a stall after 21 s.
 HOLD_SECONDS = 20.0
@@ -46,12 +50,16 @@ PATIENCE = 20.0
 
 
 class VictimKind(StrEnum):
-    """Who is held: a kernel thread, which can't be frozen; a process; or a softirq on its
-    CPU's interrupt stack, which a kernel thread has raised."""
+    """Who is held: a kernel thread, which can't be frozen; a process; a softirq on its CPU's
+    interrupt stack, which a kernel thread has raised. And of those that come by somewhere
+    in the kernel: the idle task; a process that has left the list of processes, and runs
+    the rest of ``do_exit()``."""
 
     KTHREAD = "kthread"
     USER = "user"
     SOFTIRQ = "softirq"
+    IDLE = "idle"
+    EXITING = "exiting"
 
 
 class Way(StrEnum):
@@ -96,7 +104,94 @@ class Handled:
     missed: int
 
 
-class Victim(Closing):
+class Passerby(Closing):
+    """Whoever of this kind comes to an address, on the last CPU, can be held there. A context
+    manager; djp_test has to be loaded."""
+
+    def __init__(self, guest: Guest, kind: VictimKind) -> None:
+        self._transport = guest.transport
+        self._kind = kind
+        self._process: Process | None = None
+        # Or what preempts it has to give way after a second.
+        self._throttle: bytes | None = self._transport.read(THROTTLE)
+        self._transport.write(THROTTLE, b"-1")
+        try:
+            _use_cpus(self._transport, spare=1)
+            self._process = self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def held(self) -> Held:
+        """The last hold."""
+        pairs = dict(line.split() for line in self._read("hold").splitlines())
+        return Held(pairs["state"], int(pairs["pid"]))
+
+    def hold(self, way: Way, address: int = 0, *, seconds: float | None = None) -> Held:
+        """Hold it at ``address`` (ways PREEMPT and INTERRUPT), for ``seconds`` at most.
+
+        Returns when it is held. RemoteOSError: EAGAIN, it was not preempted there;
+        ETIMEDOUT, it does not come there.
+        """
+        if seconds is None:
+            seconds = BLOCKING_SECONDS if way.blocks else HOLD_SECONDS
+        self._write("hold", f"{self._kind} {way} {address:#x} {round(seconds * 1000)}")
+        if self._kind is VictimKind.IDLE:
+            self._process = self._decoy()
+        return self.held
+
+    def release(self) -> None:
+        """Let go; it goes on calling."""
+        self._write("hold", "release")
+
+    def wait_until_free(self) -> Held:
+        """Wait until it is held no more: the deadline may be what ends it."""
+        for _ in attempts(Deadline.after(HOLD_SECONDS + PATIENCE)):
+            held = self.held
+            if held.state != "held":
+                return held
+        raise OracleError(f"{self._transport.host}: the victim is still held: {held}")
+
+    def close(self) -> None:
+        """Let go, and end it."""
+        if self._throttle is None:
+            return
+        try:
+            self._write("hold", "stop")
+            self._transport.write(THROTTLE, self._throttle)
+            _use_cpus(self._transport)
+            self._throttle = None
+        finally:
+            if self._process is not None:
+                self._process.close()
+
+    def _start(self) -> Process | None:
+        """What has to run, or nobody comes."""
+        if self._kind is not VictimKind.EXITING:
+            return None
+        return _start_script(self._transport, EXITING_SCRIPT)
+
+    def _decoy(self) -> Process:
+        """A process that has to wait for the held CPU. That one looks idle, so kernel threads
+        would be woken there, and wait too."""
+        last = int(self._transport.run(["nproc", "--all"]).text) - 1
+        process = self._transport.spawn(["taskset", "--cpu-list", str(last), "true"])
+        for _ in attempts(Deadline.after(PATIENCE)):
+            rows = self._transport.run(["ps", "-e", "-o", "psr=,stat=,comm="]).text.splitlines()
+            if any(row.split()[:2] == [str(last), "R"] for row in rows):
+                return process
+        process.close()
+        raise OracleError(f"{self._transport.host}: no process waits for the held CPU {last}")
+
+    def _read(self, file: str) -> str:
+        return self._transport.read(f"{DEBUG}/{MODULE}/{file}").decode()
+
+    def _write(self, file: str, text: str) -> None:
+        self._transport.write(f"{DEBUG}/{MODULE}/{file}", text.encode())
+
+
+class Victim(Passerby):
     """A task that does nothing but call ``function``, on the last CPU, and can be held there.
     A context manager. A process runs at once; the others from each :meth:`hold` on.
     """
@@ -105,23 +200,10 @@ class Victim(Closing):
         self, guest: Guest, kind: VictimKind = VictimKind.KTHREAD, function: str = FUNCTION
     ) -> None:
         self._targets = Targets(guest)
-        self._transport = guest.transport
-        self._kind = kind
         self._function = function
         self._address = self._targets.address(function)
         self._before = Calls(0, 0)
-        self._before = self.calls
-        self._process: Process | None = None
-        # Or what preempts it has to give way after a second.
-        self._throttle: bytes | None = self._transport.read(THROTTLE)
-        self._transport.write(THROTTLE, b"-1")
-        try:
-            _use_cpus(self._transport, spare=1)
-            if kind is VictimKind.USER:
-                self._process = self._start()
-        except BaseException:
-            self.close()
-            raise
+        super().__init__(guest, kind)
 
     @property
     def target(self) -> str:
@@ -139,12 +221,6 @@ class Victim(Closing):
         return self._targets.address(HANDLER)
 
     @property
-    def held(self) -> Held:
-        """The last hold."""
-        pairs = dict(line.split() for line in self._read("hold").splitlines())
-        return Held(pairs["state"], int(pairs["pid"]))
-
-    @property
     def comm(self) -> str:
         """Its name, as the kernel has it. It must be held, or have been."""
         return self._transport.read(f"/proc/{self.held.pid}/comm").decode().rstrip("\n")
@@ -160,29 +236,6 @@ class Victim(Closing):
         """What the handler saw."""
         pairs = (line.split() for line in self._read("victim_handler").splitlines())
         return Handled(**{key: int(value) for key, value in pairs})
-
-    def hold(self, way: Way, address: int = 0, *, seconds: float | None = None) -> Held:
-        """Hold it at ``address`` (ways PREEMPT and INTERRUPT), for ``seconds`` at most.
-
-        Returns when it is held. RemoteOSError: EAGAIN, it was not preempted there;
-        ETIMEDOUT, it does not come there.
-        """
-        if seconds is None:
-            seconds = BLOCKING_SECONDS if way.blocks else HOLD_SECONDS
-        self._write("hold", f"{self._kind} {way} {address:#x} {round(seconds * 1000)}")
-        return self.held
-
-    def release(self) -> None:
-        """Let go; it goes on calling."""
-        self._write("hold", "release")
-
-    def wait_until_free(self) -> Held:
-        """Wait until it is held no more: the deadline may be what ends it."""
-        for _ in attempts(Deadline.after(HOLD_SECONDS + PATIENCE)):
-            held = self.held
-            if held.state != "held":
-                return held
-        raise OracleError(f"{self._transport.host}: the victim is still held: {held}")
 
     def stop(self) -> Calls:
         """Let go and end it; all its calls are over when this returns. A process can't be
@@ -210,36 +263,22 @@ class Victim(Closing):
         """Take it away, if it is there; returns when it will not run again."""
         self._write("victim_handler", "unregister")
 
-    def close(self) -> None:
-        """Let go, and end it."""
-        if self._throttle is None:
-            return
-        try:
-            self._write("hold", "stop")
-            self._transport.write(THROTTLE, self._throttle)
-            _use_cpus(self._transport)
-            self._throttle = None
-        finally:
-            if self._process is not None:
-                self._process.close()
+    def _start(self) -> Process | None:
+        self._before = self.calls
+        if self._kind is not VictimKind.USER:
+            return None
+        return _start_script(self._transport, SCRIPT, f"{DEBUG}/{MODULE}/victim", self._function)
 
-    def _start(self) -> Process:
-        argv = bootstrap.command("djp-victim", f"{DEBUG}/{MODULE}/victim", self._function)
-        process = self._transport.spawn(argv)
-        try:
-            process.send(bootstrap.bundle(SCRIPT))
-            if process.read_line(PATIENCE) is None:
-                raise OracleError(f"the victim did not start\n{process.stderr_tail()}")
-        except BaseException:
-            process.close()
-            raise
-        return process
 
-    def _read(self, file: str) -> str:
-        return self._transport.read(f"{DEBUG}/{MODULE}/{file}").decode()
-
-    def _write(self, file: str, text: str) -> None:
-        self._transport.write(f"{DEBUG}/{MODULE}/{file}", text.encode())
+def _start_script(transport: Transport, script: str, *arguments: str) -> Process:
+    process = start_script(transport, "djp-victim", script, (), *arguments)
+    try:
+        if process.read_line(PATIENCE) is None:
+            raise OracleError(f"the victim did not start\n{process.stderr_tail()}")
+    except BaseException:
+        process.close()
+        raise
+    return process
 
 
 def _use_cpus(transport: Transport, *, spare: int = 0) -> None:
@@ -248,6 +287,7 @@ def _use_cpus(transport: Transport, *, spare: int = 0) -> None:
     last = int(transport.run(["nproc", "--all"]).text) - 1 - spare
     if last < 0:
         raise OracleError(f"{transport.host}: a task can't be held on its only CPU")
+    transport.write(UNBOUND, f"{(2 << last) - 1:x}\n".encode())
     rows = transport.run(["ps", "-e", "-o", "pid=,ppid="]).text.splitlines()
     for pid, parent in (row.split() for row in rows):
         if KTHREADD not in {pid, parent}:

@@ -25,6 +25,7 @@ from pyctl.verify.adversaries import (
     FUNCTION,
     MODULE,
     SLEEPY_FUNCTION,
+    Passerby,
     Victim,
     VictimKind,
     Way,
@@ -267,6 +268,50 @@ def test_nothing_is_written_under_the_victim(
         assert_calls_on(victim, lab)
         # The held call had passed the insertion address before the probe was there.
         assert probe.hits == victim.calls.calls - held_call
+
+
+@pytest.mark.parametrize("strategy", ["rendezvous", "stackscan", "rcu_tasks"])
+@pytest.mark.parametrize(
+    ("kind", "way", "function"),
+    [
+        (VictimKind.IDLE, Way.INTERRUPT, "do_idle"),
+        (VictimKind.EXITING, Way.PREEMPT, "mpol_put_task_policy"),
+    ],
+)
+def test_nothing_is_written_under_who_is_on_no_list(
+    guest: Guest, lab: Probes, kind: VictimKind, way: Way, function: str, strategy: str
+) -> None:
+    """The idle tasks, and those that exit: walking all processes does not meet them."""
+    lab.strategy = strategy
+    inside = places(lab.control, function).jtpr
+    with Passerby(guest, kind) as victim:
+        held = victim.hold(way, inside, seconds=Case(Preemption.FULL, kind, way).seconds(strategy))
+        probe = lab.add(function)
+        lab.commit()
+        state, blocked = probe.state, lab.blockers()
+        if way.blocks and strategy in STOPPING:
+            assert victim.wait_until_free().state == "expired"
+        else:
+            assert (state, victim.held.state) == ("bypass", "held")
+            assert (inside, held.pid) in {(one.address, one.pid) for one in blocked}
+        victim.release()
+        wait_until(is_jump(probe), lab)
+        assert lab.blockers() == ()
+
+
+def test_idle_cpus_that_need_no_interrupt_are_seen_too() -> None:
+    """As idle tasks in ``mwait`` do: they look for what was asked of their CPU themselves."""
+    with Guest.boot("bookworm-cloud", cmdline_extra=["idle=poll"]) as guest:
+        log = guest.kernel_log()
+        with guest.probes() as probes:
+            # There is time for one look only.
+            probes.tunables = replace(probes.tunables, deadline_ms=1)
+            for _ in range(10):
+                probe = probes.add(OTHER)
+                assert probes.commit().complete, probes.blockers()
+                probe.remove()
+                reclaim(probes)
+        log.check()
 
 
 @pytest.mark.parametrize("strategy", SOUND)
