@@ -69,7 +69,7 @@ struct djp_batch {
 	bool		reclaim;
 };
 
-/* Guards all below. Held while the freezer runs: see djp_lock_freezable(). */
+/* Guards all below. Inside djp_commit_mutex, and not held while a commit waits. */
 DEFINE_MUTEX(djp_control_mutex);
 static DEFINE_HASHTABLE(djp_names, DJP_NAME_BITS);
 static unsigned int djp_names_nr;
@@ -547,58 +547,71 @@ static int djp_reclaim_all(struct djp_refusal *refusal, char *owner, size_t len)
 	return ret;
 }
 
-static int djp_batch_quiesce(const struct djp_batch *batch,
-			     struct djp_refusal *refusal, char *owner,
-			     size_t len)
+/* Is a command among the lines of a text that nobody has parsed yet? */
+static bool djp_text_has(const char *text, const char *command)
 {
+	size_t len = strlen(command);
+
+	for (; text; text = strchr(text, '\n')) {
+		text += strspn(text, " \t\n");
+		if (!strncmp(text, command, len) &&
+		    (!text[len] || isspace(text[len])))
+			return true;
+	}
+	return false;
+}
+
+static int djp_control_quiesce(const struct djp_batch *batch)
+{
+	struct djp_refusal busy = { };
+	char owner[32];
 	int ret = 0;
 
 	if (batch->commit)
 		ret = min(djp_commit_locked(DJP_COMMIT), 0);
 	if (!ret && batch->reclaim)
-		ret = djp_reclaim_all(refusal, owner, len);
+		ret = djp_reclaim_all(&busy, owner, sizeof(owner));
+	if (busy.reason != DJP_OK) {
+		mutex_lock(&djp_control_mutex);
+		djp_complain("reclaim", "reclaim", &busy);
+		mutex_unlock(&djp_control_mutex);
+	}
 	return ret;
 }
 
-static int djp_control_locked(struct djp_batch *batch)
+/* Context: djp_control_mutex held. */
+static int djp_control_change(struct djp_batch *batch)
 {
-	bool quiesce;
-	struct djp_refusal refusal = { }, busy = { };
+	struct djp_refusal refusal = { };
 	char *token = batch->text;
-	char owner[32];
 	int ret;
 
 	ret = djp_batch_parse(batch, &token, &refusal);
-	quiesce = batch->commit || batch->reclaim;
-	/* Before anything is done, so that a signal can restart the write. */
-	if (!ret && quiesce) {
-		ret = djp_lock_freezable(&djp_commit_mutex);
-		if (ret) {
-			djp_batch_finish(batch, true);
-			return ret;
-		}
-	}
-	if (!ret) {
-		if (batch->nr)
-			ret = djp_batch_apply(batch, &token, &refusal);
-		if (!ret)
-			ret = djp_batch_quiesce(batch, &busy, owner,
-						sizeof(owner));
-		if (quiesce)
-			mutex_unlock(&djp_commit_mutex);
-	}
+	if (!ret && batch->nr)
+		ret = djp_batch_apply(batch, &token, &refusal);
+	memset(&djp_last_error, 0, sizeof(djp_last_error));
+	if (refusal.reason != DJP_OK)
+		djp_batch_complain(batch, token, &refusal);
+	djp_batch_finish(batch, refusal.reason != DJP_OK);
+	return ret;
+}
+
+/* Context: djp_commit_mutex held if @quiesce. */
+static int djp_control_do(struct djp_batch *batch, bool quiesce)
+{
+	int ret;
+
+	mutex_lock(&djp_control_mutex);
+	ret = djp_control_change(batch);
+	mutex_unlock(&djp_control_mutex);
+	if (!ret && quiesce)
+		ret = djp_control_quiesce(batch);
 	/* The last probe is gone: then rmmod need not wait for the background. */
-	if (!ret && !quiesce && !djp_stats.sites &&
+	if (!ret && !quiesce && !READ_ONCE(djp_stats.sites) &&
 	    mutex_trylock(&djp_commit_mutex)) {
 		djp_commit_locked(DJP_SWEEP);
 		mutex_unlock(&djp_commit_mutex);
 	}
-	memset(&djp_last_error, 0, sizeof(djp_last_error));
-	if (refusal.reason != DJP_OK)
-		djp_batch_complain(batch, token, &refusal);
-	else if (busy.reason != DJP_OK)
-		djp_complain("reclaim", "reclaim", &busy);
-	djp_batch_finish(batch, refusal.reason != DJP_OK);
 	return ret;
 }
 
@@ -611,20 +624,23 @@ static int djp_control_locked(struct djp_batch *batch)
  */
 ssize_t djp_control(char *buf)
 {
+	bool quiesce = djp_text_has(buf, "commit") || djp_text_has(buf, "reclaim");
 	struct djp_batch batch = { .text = buf };
 	size_t size = strlen(buf) + 1;
 	int ret;
 
-	ret = djp_lock_freezable(&djp_control_mutex);
-	if (ret)
-		return ret;
 	batch.original = kvmalloc(size, GFP_KERNEL);
-	if (batch.original) {
-		memcpy(batch.original, buf, size);
-		ret = djp_control_locked(&batch);
-	} else {
-		ret = -ENOMEM;
+	if (!batch.original)
+		return -ENOMEM;
+	memcpy(batch.original, buf, size);
+	/* Before anything is done, so that a signal can restart the write. */
+	ret = quiesce ? djp_lock_freezable(&djp_commit_mutex) : 0;
+	if (ret) {
+		kvfree(batch.original);
+		return ret;
 	}
-	mutex_unlock(&djp_control_mutex);
+	ret = djp_control_do(&batch, quiesce);
+	if (quiesce)
+		mutex_unlock(&djp_commit_mutex);
 	return ret;
 }

@@ -73,7 +73,8 @@ static ssize_t djp_control_write(struct file *file, const char __user *user,
 
 	if (IS_ERR(buf)) {
 		ret = PTR_ERR(buf);
-		if (ret == -E2BIG && !djp_lock_freezable(&djp_control_mutex)) {
+		if (ret == -E2BIG) {
+			mutex_lock(&djp_control_mutex);
 			djp_complain("", "", &refusal);
 			mutex_unlock(&djp_control_mutex);
 		}
@@ -97,10 +98,7 @@ static const struct file_operations djp_control_fops = {
 
 static int djp_last_error_show(struct seq_file *m, void *v)
 {
-	int ret = djp_lock_freezable(&djp_control_mutex);
-
-	if (ret)
-		return ret;
+	mutex_lock(&djp_control_mutex);
 	djp_control_show_error(m);
 	mutex_unlock(&djp_control_mutex);
 	return 0;

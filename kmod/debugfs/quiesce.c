@@ -24,10 +24,7 @@ int djp_strategy_show(struct seq_file *m, void *v)
 	const struct djp_strategy *strategy;
 	bool is_auto;
 	unsigned int i;
-	int ret = djp_lock_freezable(&djp_commit_mutex);
 
-	if (ret)
-		return ret;
 	is_auto = djp_strategy_is_auto();
 	seq_puts(m, is_auto ? "[auto]" : "auto");
 	for (i = 0; (strategy = djp_strategy_nth(i)); i++) {
@@ -39,7 +36,6 @@ int djp_strategy_show(struct seq_file *m, void *v)
 				   strategy->name);
 	}
 	seq_putc(m, '\n');
-	mutex_unlock(&djp_commit_mutex);
 	return 0;
 }
 
@@ -60,11 +56,7 @@ ssize_t djp_strategy_write(struct file *file, const char __user *user,
 
 	if (IS_ERR(buf))
 		return PTR_ERR(buf);
-	ret = djp_lock_freezable(&djp_commit_mutex);
-	if (!ret) {
-		ret = djp_strategy_choose(strim(buf));
-		mutex_unlock(&djp_commit_mutex);
-	}
+	ret = djp_strategy_choose(strim(buf));
 	kvfree(buf);
 	return ret ?: len;
 }

@@ -3,8 +3,8 @@
  * The addresses that nobody may stand in, and who was found there.
  *
  * Every word of every stack is looked up here, so what a look-up costs must not
- * depend on how many probes there are: a hashed bitmap, a bit for each 16 bytes,
- * sends away all but a few words; those are searched for among the sorted ranges.
+ * depend on how many probes there are: a Bloom filter of the 16 bytes that an address
+ * is in sends away all but few words; those are searched for among the sorted ranges.
  */
 #include <linux/bitmap.h>
 #include <linux/hash.h>
@@ -19,7 +19,10 @@
 #include "quiesce/quiesce.h"
 
 #define DJP_GRANULE_SHIFT	4
-/* So many bits for each danger: one word in eight or more is a false alarm. */
+/*
+ * So many bits of the filter for each danger. It is in one granule or two mostly, with
+ * two bits each: one word in some hundred is a false alarm.
+ */
 #define DJP_FILTER_SPARSE	32
 
 static int djp_danger_cmp(const void *a, const void *b)
@@ -29,9 +32,22 @@ static int djp_danger_cmp(const void *a, const void *b)
 	return da->start < db->start ? -1 : da->start > db->start;
 }
 
-static u32 djp_granule(const struct djp_proof *proof, unsigned long addr)
+/* Which bits of the filter are an address's: two cuts from one product. */
+struct djp_bits {
+	unsigned long	first;
+	unsigned long	second;
+};
+
+static struct djp_bits djp_bits(const struct djp_proof *proof,
+				unsigned long addr)
 {
-	return hash_long(addr >> DJP_GRANULE_SHIFT, proof->filter_bits);
+	u64 hash = (addr >> DJP_GRANULE_SHIFT) * GOLDEN_RATIO_64;
+
+	return (struct djp_bits) {
+		.first = hash >> (64 - proof->filter_bits),
+		.second = (hash >> (64 - 2 * proof->filter_bits)) &
+			  (BIT(proof->filter_bits) - 1),
+	};
 }
 
 /**
@@ -58,8 +74,12 @@ int djp_dangers_index(struct djp_proof *proof)
 		const struct djp_danger *d = &proof->dangers[i];
 
 		for (addr = round_down(d->start, 1 << DJP_GRANULE_SHIFT);
-		     addr < d->end; addr += 1 << DJP_GRANULE_SHIFT)
-			__set_bit(djp_granule(proof, addr), proof->filter);
+		     addr < d->end; addr += 1 << DJP_GRANULE_SHIFT) {
+			struct djp_bits bits = djp_bits(proof, addr);
+
+			__set_bit(bits.first, proof->filter);
+			__set_bit(bits.second, proof->filter);
+		}
 	}
 	return 0;
 }
@@ -76,9 +96,14 @@ struct djp_danger *djp_danger_at(const struct djp_proof *proof,
 				 unsigned long addr)
 {
 	unsigned int lo = 0, hi = proof->nr;
+	struct djp_bits bits;
 
 	/* Most words are no kernel addresses at all. */
-	if ((long)addr >= 0 || !test_bit(djp_granule(proof, addr), proof->filter))
+	if ((long)addr >= 0)
+		return NULL;
+	bits = djp_bits(proof, addr);
+	if (!test_bit(bits.first, proof->filter) ||
+	    !test_bit(bits.second, proof->filter))
 		return NULL;
 	while (lo < hi) {
 		unsigned int mid = lo + (hi - lo) / 2;

@@ -20,7 +20,7 @@ static const struct djp_strategy * const djp_strategies[] = {
 	&djp_freeze_only,
 };
 
-/* NULL for "auto". djp_commit_mutex guards it. */
+/* NULL for "auto". Each look of a commit reads it once. */
 static const struct djp_strategy *djp_chosen;
 
 /**
@@ -53,29 +53,24 @@ const struct djp_strategy *djp_strategy_auto(void)
 
 /**
  * djp_strategy_is_auto() - is it left to us?
- *
- * Context: djp_commit_mutex held.
  */
 bool djp_strategy_is_auto(void)
 {
-	return !djp_chosen;
+	return !READ_ONCE(djp_chosen);
 }
 
 /**
  * djp_strategy_current() - the one in use
- *
- * Context: djp_commit_mutex held.
  */
 const struct djp_strategy *djp_strategy_current(void)
 {
-	return djp_chosen ?: djp_strategy_auto();
+	return READ_ONCE(djp_chosen) ?: djp_strategy_auto();
 }
 
 /**
- * djp_strategy_choose() - use another strategy from the next commit on
+ * djp_strategy_choose() - use another strategy, from the next look on
  * @name: its name, or "auto"
  *
- * Context: djp_commit_mutex held.
  * Return: 0; -ENOENT if there is none of this name; -EOPNOTSUPP if this kernel
  * does not offer it.
  */
@@ -85,7 +80,7 @@ int djp_strategy_choose(const char *name)
 	unsigned int i;
 
 	if (!strcmp(name, "auto")) {
-		djp_chosen = NULL;
+		WRITE_ONCE(djp_chosen, NULL);
 		return 0;
 	}
 	for (i = 0; (strategy = djp_strategy_nth(i)); i++) {
@@ -93,7 +88,7 @@ int djp_strategy_choose(const char *name)
 			continue;
 		if (!strategy->offered())
 			return -EOPNOTSUPP;
-		djp_chosen = strategy;
+		WRITE_ONCE(djp_chosen, strategy);
 		return 0;
 	}
 	return -ENOENT;

@@ -33,7 +33,7 @@ OPTIMIZATION = "/proc/sys/debug/kprobes-optimization"
 SPIN_MS = 10_000
 #: Seconds, before scaling, for the sites to become jumps, and for a whole round.
 LIVE_SECONDS = 120.0
-ROUND_SECONDS = 300.0
+ROUND_SECONDS = 900.0
 #: Registering and removing thousands of kprobes takes minutes.
 SLOW_ROUND_SECONDS = 3600.0
 #: No further round of a cell begins after so many seconds, but there are some; one is
