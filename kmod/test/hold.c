@@ -76,7 +76,7 @@ static const char * const djp_hold_ways[] = {
 };
 
 static const char * const djp_hold_kinds[] = {
-	"kthread", "user", "softirq", "idle", "exiting",
+	"kthread", "user", "softirq", "idle", "exiting", "faulting",
 };
 
 /**
@@ -87,7 +87,7 @@ static const char * const djp_hold_kinds[] = {
  * @limit_ns: for how long at most
  * @until_ns: and so until when, by ktime_get_mono_fast_ns()
  * @pid: of the victim, once it is taken
- * @exiting: that victim, with a reference, if it exits
+ * @passerby: that victim, with a reference, if it is none of victim.c
  */
 struct djp_hold {
 	int		kind;
@@ -96,7 +96,7 @@ struct djp_hold {
 	u64		limit_ns;
 	u64		until_ns;
 	pid_t		pid;
-	struct task_struct *exiting;
+	struct task_struct *passerby;
 };
 
 static DEFINE_MUTEX(djp_hold_mutex);
@@ -124,8 +124,8 @@ static bool djp_hold_take(enum djp_hold_way way)
 	    !djp_hold_to(DJP_HOLD_ARMED, DJP_HOLD_TAKEN))
 		return false;
 	djp_hold.pid = current->pid;
-	if (djp_hold.kind == DJP_VICTIM_EXITING)
-		djp_hold.exiting = get_task_struct(current);
+	if (djp_victim_passes_by(djp_hold.kind))
+		djp_hold.passerby = get_task_struct(current);
 	return true;
 }
 
@@ -189,8 +189,8 @@ static void djp_hold_irq_work(struct irq_work *work)
 /* Where it is not preempted at once, it has left its function by now. */
 static bool djp_hold_is_there(void)
 {
-	if (djp_hold.exiting)
-		return READ_ONCE(djp_hold.exiting->__state) == TASK_RUNNING;
+	if (djp_hold.passerby)
+		return READ_ONCE(djp_hold.passerby->__state) == TASK_RUNNING;
 	return djp_victim_is_calling();
 }
 
@@ -297,9 +297,9 @@ static void djp_hold_stop(void)
 		kthread_stop(djp_hog);
 	djp_hog = NULL;
 	djp_victim_stop();
-	if (djp_hold.exiting)
-		put_task_struct(djp_hold.exiting);
-	djp_hold.exiting = NULL;
+	if (djp_hold.passerby)
+		put_task_struct(djp_hold.passerby);
+	djp_hold.passerby = NULL;
 }
 
 static int djp_hold_wait(void)
@@ -349,7 +349,7 @@ static int djp_hold_parse(const char *text, struct djp_hold *hold)
 	if ((hold->kind == DJP_VICTIM_SOFTIRQ || hold->kind == DJP_VICTIM_IDLE) &&
 	    hold->way != DJP_HOLD_INTERRUPT)
 		return -EINVAL;
-	if (hold->kind == DJP_VICTIM_EXITING && hold->way != DJP_HOLD_PREEMPT)
+	if (djp_victim_passes_by(hold->kind) && hold->way != DJP_HOLD_PREEMPT)
 		return -EINVAL;
 	address = hold->way == DJP_HOLD_PREEMPT ||
 		hold->way == DJP_HOLD_INTERRUPT;
@@ -387,7 +387,8 @@ static int djp_hold_do(const char *text)
  * that address (hexadecimal; 0 for the ways without), for MS milliseconds at most.
  * A kthread is started (for a softirq too, which it raises), and calls its function
  * before and afterwards, until "stop"; a process that writes to "victim" must be
- * there, and one that exits on the last CPU. "release" lets go.
+ * there, and one that exits, or is called DJP_FAULTING, on the last CPU. "release"
+ * lets go.
  *
  * Errors: EAGAIN, this kernel did not preempt it there; ETIMEDOUT, it does not
  * come there; EBUSY, one is held.

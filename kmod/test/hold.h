@@ -28,6 +28,9 @@ enum djp_hold_way {
 	DJP_NR_HOLD_WAYS
 };
 
+/* What a process is called that has page faults in the kernel. */
+#define DJP_FAULTING "djp_faulting"
+
 /* Who is held. */
 enum djp_victim_kind {
 	DJP_VICTIM_KTHREAD,	/* a kernel thread, which can't be frozen */
@@ -35,8 +38,15 @@ enum djp_victim_kind {
 	DJP_VICTIM_SOFTIRQ,	/* on the interrupt stack, raised by a kernel thread */
 	DJP_VICTIM_IDLE,	/* the idle task */
 	DJP_VICTIM_EXITING,	/* a task that has left the list of processes */
+	DJP_VICTIM_FAULTING,	/* a process by its name, see DJP_FAULTING */
 	DJP_NR_VICTIM_KINDS
 };
+
+/* Is it a task that comes by somewhere in the kernel, and is preempted there? */
+static inline bool djp_victim_passes_by(int kind)
+{
+	return kind == DJP_VICTIM_EXITING || kind == DJP_VICTIM_FAULTING;
+}
 
 /* hold.c */
 void djp_hold_here(enum djp_hold_way way);

@@ -177,6 +177,8 @@ bool djp_victim_is(enum djp_victim_kind kind, const struct task_struct *task)
 		return here && is_idle_task(task);
 	case DJP_VICTIM_EXITING:
 		return here && READ_ONCE(task->exit_state) == EXIT_DEAD;
+	case DJP_VICTIM_FAULTING:
+		return here && !strcmp(task->comm, DJP_FAULTING);
 	default:
 		return task == READ_ONCE(djp_victim_thread);
 	}

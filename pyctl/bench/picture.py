@@ -16,7 +16,7 @@ from pyctl.bench.rows import KPROBES, Row, Verdict
 BAR = 60
 LABEL = 22
 #: What a bar of no length stands for, in milliseconds.
-SHORTEST = 1.0
+SHORTEST = 0.1
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class LiveBars:
         for row, width in zip(timed, widths, strict=True):
             line = Text(f"{row.strategy} {row.probes:,}".rjust(LABEL - 2) + "  ", no_wrap=True)
             line.append("█" * width or "▏", style=_colour(row))
-            line.append(f" {row.live_ms:,.0f} ms", style="dim")
+            line.append(f" {milliseconds(row.live_ms, 1)}", style="dim")
             yield line
         if timed:
             caption = "from the commit until all are jumps, on a logarithmic scale"
@@ -43,13 +43,23 @@ class LiveBars:
 
 
 def scale(values: Sequence[float], room: int) -> list[int]:
-    """Widths on a logarithmic scale: the largest value gets all of ``room``, 1 ms or less
+    """Widths on a logarithmic scale: the largest value gets all of ``room``, SHORTEST or less
     nothing."""
     largest = max([*values, 10 * SHORTEST])
     return [
         round(room * math.log(max(value, SHORTEST) / SHORTEST) / math.log(largest / SHORTEST))
         for value in values
     ]
+
+
+def milliseconds(value: float | None, factor: float) -> str:
+    """A time for people; ``factor`` makes milliseconds of it."""
+    if value is None:
+        return "-"
+    time = value * factor
+    return (
+        f"{time:,.0f} ms" if time >= 100 else f"{time:,.1f} ms" if time >= 1 else f"{time:.3f} ms"
+    )
 
 
 def _colour(row: Row) -> str:

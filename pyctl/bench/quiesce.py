@@ -58,7 +58,7 @@ def run_quiesce(
     cells: Sequence[Cell],
     *,
     boot: str = "bookworm-cloud",
-    rounds: int = 5,
+    rounds: int = 15,
     icount: bool = True,
     progress: Progress,
 ) -> Generator[Step, None, None]:

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pyctl.bench.picture import LiveBars
+from pyctl.bench.picture import LiveBars, milliseconds
 from pyctl.bench.rows import KPROBES, Row, Verdict, ordered
 
 LOOKS = {
@@ -66,13 +66,3 @@ def _section(rows: Sequence[Row]) -> RenderableType:
             row.blocker or "-",
         )
     return result
-
-
-def milliseconds(value: float | None, factor: float) -> str:
-    """A time for people; ``factor`` makes milliseconds of it."""
-    if value is None:
-        return "-"
-    time = value * factor
-    return (
-        f"{time:,.0f} ms" if time >= 100 else f"{time:,.1f} ms" if time >= 1 else f"{time:.3f} ms"
-    )

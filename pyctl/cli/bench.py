@@ -65,7 +65,7 @@ def quiesce(
         bool,
         typer.Option(help="Time is the number of instructions: 1 us is 1,000, on all CPUs."),
     ] = True,
-    rounds: Annotated[int, typer.Option(help="Commits that each row sums up.", min=1)] = 5,
+    rounds: Annotated[int, typer.Option(help="Commits that each row sums up.", min=1)] = 15,
 ) -> None:
     """Is each strategy sound, and what does it cost, beside mainline's optimiser?
 

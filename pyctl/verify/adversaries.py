@@ -28,7 +28,11 @@ from pyctl.workloads.base import start_script
 
 MODULE = "djp_test"
 SCRIPT = "pyctl.verify.remote.victim"
-EXITING_SCRIPT = "pyctl.verify.remote.exiting"
+#: What has to run, or nobody comes.
+PASSERS_BY = {
+    "exiting": "pyctl.verify.remote.exiting",
+    "faulting": "pyctl.verify.remote.faulting",
+}
 #: Returns something else, if it returns, to whom its code was changed under.
 FUNCTION = "djp_test_victim"
 #: Its DCR ends in a call of a function that sleeps when it is told to.
@@ -53,13 +57,14 @@ class VictimKind(StrEnum):
     """Who is held: a kernel thread, which can't be frozen; a process; a softirq on its CPU's
     interrupt stack, which a kernel thread has raised. And of those that come by somewhere
     in the kernel: the idle task; a process that has left the list of processes, and runs
-    the rest of ``do_exit()``."""
+    the rest of ``do_exit()``; one in a page fault that it had in the kernel."""
 
     KTHREAD = "kthread"
     USER = "user"
     SOFTIRQ = "softirq"
     IDLE = "idle"
     EXITING = "exiting"
+    FAULTING = "faulting"
 
 
 class Way(StrEnum):
@@ -167,10 +172,8 @@ class Passerby(Closing):
                 self._process.close()
 
     def _start(self) -> Process | None:
-        """What has to run, or nobody comes."""
-        if self._kind is not VictimKind.EXITING:
-            return None
-        return _start_script(self._transport, EXITING_SCRIPT)
+        script = PASSERS_BY.get(self._kind)
+        return _start_script(self._transport, script) if script else None
 
     def _decoy(self) -> Process:
         """A process that has to wait for the held CPU. That one looks idle, so kernel threads

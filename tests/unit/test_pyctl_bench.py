@@ -143,8 +143,8 @@ def test_the_document_has_exactly_these_keys() -> None:
 
 
 def test_the_scale_is_logarithmic() -> None:
-    assert scale([1.0, 10.0, 100.0, 1000.0], 60) == [0, 20, 40, 60]
-    assert scale([0.0, 0.5], 60) == [0, 0]
+    assert scale([0.1, 1.0, 10.0, 100.0], 60) == [0, 20, 40, 60]
+    assert scale([0.0, 0.05], 60) == [0, 0]
     assert scale([], 60) == []
 
 

@@ -299,6 +299,39 @@ def test_nothing_is_written_under_who_is_on_no_list(
         assert lab.blockers() == ()
 
 
+@pytest.mark.parametrize("strategy", ["rendezvous", "fixup"])
+def test_an_exception_below_the_interrupt_changes_nothing(
+    guest: Guest, lab: Probes, strategy: str
+) -> None:
+    """A task that is preempted in a page fault that it had in the kernel: it is moved into
+    the detour, and back, or waited for, as any other."""
+    lab.strategy = strategy
+    function, moved = "handle_mm_fault", strategy == "fixup"
+    inside = places(lab.control, function).jtpr
+    with Passerby(guest, VictimKind.FAULTING) as victim:
+        held = victim.hold(Way.PREEMPT, inside)
+        probe = lab.add(function)
+        assert lab.commit().complete == moved
+        assert victim.held.state == "held"
+        assert {(one.address, one.pid) for one in lab.blockers()} == (
+            set() if moved else {(inside, held.pid)}
+        )
+        victim.release()
+        wait_until(is_jump(probe), lab)
+
+        copy = places(lab.control, function).detour_copy
+        held = victim.hold(Way.PREEMPT, copy)
+        probe.remove()
+        assert reclaim(lab) == moved
+        assert victim.held.state == "held"
+        victim.release()
+        wait_until(lambda: reclaim(lab), lab)
+        # It comes by again, so it lives, and has read nothing wrong.
+        victim.hold(Way.PREEMPT, inside)
+        assert victim.held.pid == held.pid
+    assert_restored(guest, lab, function)
+
+
 def test_idle_cpus_that_need_no_interrupt_are_seen_too() -> None:
     """As idle tasks in ``mwait`` do: they look for what was asked of their CPU themselves."""
     with Guest.boot("bookworm-cloud", cmdline_extra=["idle=poll"]) as guest:
