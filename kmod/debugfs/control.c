@@ -553,7 +553,7 @@ static bool djp_text_has(const char *text, const char *command)
 	size_t len = strlen(command);
 
 	for (; text; text = strchr(text, '\n')) {
-		text += strspn(text, " \t\n");
+		text = skip_spaces(text);
 		if (!strncmp(text, command, len) &&
 		    (!text[len] || isspace(text[len])))
 			return true;
