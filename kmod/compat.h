@@ -63,7 +63,7 @@ REQ(int, set_memory_nx, (unsigned long addr, int numpages)) \
 REQ(struct task_struct *, idle_task, (int cpu)) \
 REQ(int, arch_stack_walk_reliable, (stack_trace_consume_fn fn, void *cookie, struct task_struct *task)) \
 REQ(int, stop_machine_cpuslocked, (cpu_stop_fn_t fn, void *data, const struct cpumask *cpus)) \
-OPT(int, task_call_func, (struct task_struct *p, int (*fn)(struct task_struct *p, void *arg), void *arg)) \
+OPT(void, put_task_stack, (struct task_struct *tsk)) \
 OPT(int, get_stack_info, (unsigned long *stack, struct task_struct *task, struct stack_info *info, unsigned long *visit_mask)) \
 OPT(int, freeze_processes, (void)) \
 OPT(void, thaw_processes, (void))

@@ -68,7 +68,7 @@ struct djp_blocker {
  * @blockers: who was found in them, the first of each
  * @nr_blockers: how many; may be more than there is room for
  * @stop_ns: how long a CPU was kept from its work, at most: by a stop of the
- *	machine, or by an interrupt or a locked run queue
+ *	machine, or by an interrupt
  */
 struct djp_proof {
 	struct djp_danger	*dangers;

@@ -6,11 +6,11 @@
  * retired detours can't be reached. So whoever has been seen outside once will stay
  * outside, and all need not be seen at the same moment.
  *
- * A task that does not run is held where it is by the lock that its waking or its
- * being picked takes (task_call_func(), kernel/sched/core.c), for as long as it
- * takes to look at its stack. Whoever runs is interrupted, and the interrupt looks
- * at what it has interrupted. A task may run when it is asked for and sleep when
- * its CPU is interrupted, so who was not seen is asked for again.
+ * A task that does not run is looked at where it is, and nothing keeps it there: if
+ * it has run meanwhile, which the scheduler counts, it is asked for again. Whoever
+ * runs is interrupted, and the interrupt looks at what it has interrupted. A task
+ * may run when it is asked for and sleep when its CPU is interrupted, so who was not
+ * seen is asked for again.
  *
  * Each CPU has to answer an interrupt once, for what is on its interrupt stack: a
  * softirq that was preempted there by an interrupt. One that runs on a task's stack
@@ -83,13 +83,6 @@ struct djp_meeting {
 	struct djp_answer __percpu	*answers;
 };
 
-static void djp_took(struct djp_meeting *m, u64 begin)
-{
-	u64 ns = ktime_get_mono_fast_ns() - begin;
-
-	m->scan.proof->stop_ns = max(m->scan.proof->stop_ns, ns);
-}
-
 /* What the interrupt that we are in has interrupted. */
 static struct pt_regs *djp_interrupted(void)
 {
@@ -156,37 +149,65 @@ static void djp_answer_ipi(void *data)
 	answer->ns = ktime_get_mono_fast_ns() - begin;
 }
 
-enum djp_seen { DJP_SEEN, DJP_ASK_AGAIN };
-
-/* Context: task_call_func(), interrupts off. */
-static int djp_see_held(struct task_struct *task, void *data)
+/*
+ * How often a task was switched out, or -1 if it may be running. It is one more before
+ * @on_cpu is cleared, which is the last that is done with its stack (__schedule(),
+ * finish_task(), kernel/sched/core.c, v6.1); and @on_cpu is set before it is used again
+ * (prepare_task()). So a task for which this was the same before and after has not run.
+ */
+static unsigned long djp_switches(struct task_struct *task)
 {
-	unsigned long page = (unsigned long)task_stack_page(task);
-	u64 begin = ktime_get_mono_fast_ns();
-	struct djp_meeting *m = data;
-	unsigned long sp;
-	bool clean;
-
-	/* Set for as long as it uses its stack (finish_task(), sched/core.c). */
+	/* What was read before this was read before. */
+	smp_rmb();
 	if (smp_load_acquire(&task->on_cpu))
-		return DJP_ASK_AGAIN;
-	/* It will not run again, and its stack may be gone. */
-	if (READ_ONCE(task->__state) == TASK_DEAD || !page)
-		return DJP_SEEN;
-	sp = READ_ONCE(task->thread.sp);
+		return -1ul;
+	return READ_ONCE(task->nvcsw) + READ_ONCE(task->nivcsw);
+}
+
+/* Is what stands on the stack of a task that does not run clean? */
+static bool djp_is_clean(struct djp_meeting *m, struct task_struct *task,
+			 unsigned long page, bool mark)
+{
+	unsigned long sp = READ_ONCE(task->thread.sp);
+
+	/* Never seen; if it is, look at all of the stack. */
 	if (sp < page || sp >= page + THREAD_SIZE)
 		sp = page;
-	clean = djp_scan_task(&m->scan, task, sp, !m->patient);
-	djp_took(m, begin);
-	return clean || !m->patient ? DJP_SEEN : DJP_ASK_AGAIN;
+	return djp_scan_task(&m->scan, task, sp, mark);
+}
+
+/* Context: a reference to @task is held. Return: false if it has to be asked again. */
+static bool djp_seen(struct djp_meeting *m, struct task_struct *task)
+{
+	unsigned long switches = djp_switches(task);
+	unsigned long page;
+	bool seen;
+
+	if (switches == -1ul)
+		return false;
+	page = (unsigned long)try_get_task_stack(task);
+	/* It has none any more, or will not run again. */
+	if (!page)
+		return true;
+	if (READ_ONCE(task->__state) == TASK_DEAD) {
+		seen = true;
+	} else {
+		seen = djp_is_clean(m, task, page, false);
+		if (djp_switches(task) != switches)
+			seen = false;
+		else if (!seen && !m->patient)
+			seen = djp_is_clean(m, task, page, true) ||
+				djp_switches(task) == switches;
+	}
+	djp_k.put_task_stack(task);
+	return seen;
 }
 
 static void djp_see(struct task_struct *task, void *data)
 {
 	struct djp_meeting *m = data;
 
-	if (task == current ||
-	    djp_k.task_call_func(task, djp_see_held, m) == DJP_SEEN)
+	if (task == current || djp_seen(m, task))
 		return;
 	if (m->nr == m->room) {
 		m->overrun = true;
@@ -264,8 +285,7 @@ static void djp_round(struct djp_meeting *m)
 
 	i = 0;
 	while (i < m->nr) {
-		if (djp_k.task_call_func(m->waiting[i], djp_see_held, m) ==
-		    DJP_SEEN)
+		if (djp_seen(m, m->waiting[i]))
 			djp_drop(m, i);
 		else
 			i++;
@@ -393,10 +413,9 @@ out:
 	return ret;
 }
 
-/* task_call_func() is there since 9b3c4ab3045e (v5.16). */
 static bool djp_rendezvous_offered(void)
 {
-	return djp_k.task_call_func && djp_k.get_stack_info &&
+	return djp_k.put_task_stack && djp_k.get_stack_info &&
 		IS_ENABLED(CONFIG_UNWINDER_ORC);
 }
 

@@ -170,7 +170,8 @@ static bool djp_move(struct djp_scan *scan, const struct djp_danger *danger,
  *
  * Stacks are poisoned for KASAN where no object lives; we read all of it.
  *
- * Context: the task can't run, or is interrupted by us; preemption is off.
+ * Context: the task can't run, or is interrupted by us; or the caller finds out whether
+ * it has run, and then what was found does not count.
  * Return: how many words were found that are, or may be, in a danger.
  */
 __no_sanitize_address unsigned long
@@ -209,7 +210,7 @@ djp_scan_range(struct djp_scan *scan, struct task_struct *task,
  * @sp: its stack pointer, on its kernel stack
  * @mark: set dangers busy
  *
- * Context: the task can't run meanwhile; preemption is off.
+ * Context: as djp_scan_range(); its stack is not freed meanwhile.
  * Return: true if it is in no danger, or was moved out of it.
  */
 bool djp_scan_task(struct djp_scan *scan, struct task_struct *task,
