@@ -98,6 +98,28 @@ static struct pt_regs *djp_interrupted(void)
 	return NULL;
 }
 
+/*
+ * Is there nothing on any of the stacks, with what the interrupt itself has left there?
+ * That takes no unwinder, which is slow where its own functions are probed and their
+ * jumps not written yet.
+ */
+static bool djp_nothing_below(struct djp_meeting *m)
+{
+	unsigned long *sp = __builtin_frame_address(0);
+	unsigned long visited = 0;
+	struct stack_info info;
+
+	while (sp && !djp_k.get_stack_info(sp, current, &info, &visited)) {
+		if (djp_scan_range(&m->scan, current, (unsigned long)sp,
+				   (unsigned long)info.end, false))
+			return false;
+		if (info.type == STACK_TYPE_TASK)
+			return true;
+		sp = info.next_sp;
+	}
+	return false;
+}
+
 /* Look at all stacks that were in use on this CPU before the interrupt. */
 static void djp_look_below(struct djp_meeting *m, struct djp_answer *answer)
 {
@@ -144,7 +166,7 @@ static void djp_answer_ipi(void *data)
 	 * chain of calls down to here: the CPU that asks, and one whose idle task
 	 * polls (flush_smp_call_function_queue() in do_idle(), v6.1).
 	 */
-	if (in_hardirq())
+	if (in_hardirq() && !djp_nothing_below(m))
 		djp_look_below(m, answer);
 	answer->ns = ktime_get_mono_fast_ns() - begin;
 }
