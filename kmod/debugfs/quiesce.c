@@ -21,19 +21,18 @@
  */
 int djp_strategy_show(struct seq_file *m, void *v)
 {
+	/* It may be another at any time: one is marked, whichever. */
+	const struct djp_strategy *current_one = djp_strategy_current();
+	bool is_auto = djp_strategy_is_auto();
 	const struct djp_strategy *strategy;
-	bool is_auto;
 	unsigned int i;
 
-	is_auto = djp_strategy_is_auto();
 	seq_puts(m, is_auto ? "[auto]" : "auto");
 	for (i = 0; (strategy = djp_strategy_nth(i)); i++) {
-		bool current_one = !is_auto &&
-			strategy == djp_strategy_current();
+		bool marked = !is_auto && strategy == current_one;
 
 		if (strategy->offered())
-			seq_printf(m, current_one ? " [%s]" : " %s",
-				   strategy->name);
+			seq_printf(m, marked ? " [%s]" : " %s", strategy->name);
 	}
 	seq_putc(m, '\n');
 	return 0;

@@ -3,8 +3,8 @@
  * Victims: tasks that do nothing but call a function made to be probed.
  *
  * A kernel thread, a softirq that it raises, or a process that writes the function's
- * name to a file again and again. hold.c holds them. Each call is counted before it is made, and its
- * result compared.
+ * name to a file again and again. hold.c holds them. Each call is counted before it
+ * is made, and its result compared.
  */
 #include <linux/debugfs.h>
 #include <linux/err.h>

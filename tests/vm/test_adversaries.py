@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from pyctl import ControlError, Guest, Probe, Probes, Reason
+from pyctl.bench.rows import SOUND
 from pyctl.errors import DjprobesError, RemoteOSError
 from pyctl.module import SOURCE as KMOD
 from pyctl.quiescence import AUTO, BlockerKind
@@ -36,7 +37,6 @@ from pyctl.verify.preemption import Preemption, preemption, switch_preemption
 
 pytestmark = pytest.mark.vm
 
-SOUND = ("rendezvous", "fixup", "stackscan", "freezer", "rcu_tasks")
 #: These stop the machine, so they wait for a CPU that does not leave its interrupt.
 STOPPING = ("fixup", "stackscan", "freezer")
 #: Waits for every task to sleep once: a victim holds up all sites.

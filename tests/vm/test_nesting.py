@@ -13,6 +13,7 @@ import pytest
 from iced_x86 import Decoder
 
 from pyctl import Guest, Probes
+from pyctl.bench.rows import SOUND
 from pyctl.errors import RemoteOSError
 from pyctl.quiescence import AUTO
 from pyctl.verify.nesting import OUTER, Action, Event, Form, Nest, Nested, Place
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 TIMES = 100
 #: Where each strategy has to do it under each model.
 FEW = 20
-SOUND = ("rendezvous", "fixup", "stackscan", "freezer", "rcu_tasks")
 
 IN_HANDLER = [(event, Place.HANDLER) for event in Event]
 IN_COPIED = [(event, Place.COPIED) for event in Event if event is not Event.CALL]

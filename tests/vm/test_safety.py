@@ -11,7 +11,7 @@ from pyctl import ControlError, Guest, Reason
 from pyctl.errors import DjprobesError
 from pyctl.module import SOURCE as KMOD
 from pyctl.timing import Deadline, attempts
-from pyctl.verify.adversaries import FUNCTION, Victim, Way, places
+from pyctl.verify.adversaries import FUNCTION, Victim, Way
 from pyctl.verify.testmodules import Peers, Targets
 
 pytestmark = pytest.mark.vm
@@ -24,27 +24,6 @@ VICTIM_REGION = 5
 HELD = 300.0
 #: More than the kernel's template and five bytes.
 OPTPROBE_BUFFER = 256
-
-
-def test_the_freezer_alone_is_no_proof() -> None:
-    """It leaves kernel threads running."""
-    with Guest.boot("bookworm-cloud") as guest:
-        guest.load(parameters={"unsafe": "1"})
-        guest.load_extra("djp_test", source=KMOD)
-        probes = guest.probes()  # not as a context: the guest may be dead when it would end
-        probes.strategy = "freeze_only"
-        victim = Victim(guest)
-        victim.hold(Way.PREEMPT, places(probes.control, VICTIM).jtpr)
-        probe = probes.add(VICTIM)
-        assert probes.commit().complete
-        assert probe.state == "jump"
-        wrong = 0
-        try:
-            victim.release()
-            wrong = victim.calls.wrong
-        except DjprobesError:
-            pass
-        assert guest.crashed() or wrong, "the victim went on as if nothing had happened"
 
 
 def test_a_stalled_optimiser_is_not_waited_for() -> None:

@@ -54,6 +54,8 @@ def waiting_commit(guest: Guest, probe: Probe) -> Iterator[Process]:
         for _ in attempts(Deadline.after(SECONDS)):
             if b"djp_commit_locked" in guest.transport.read(f"/proc/{pid}/stack"):
                 break
+        else:
+            pytest.fail("the commit does not wait")
         assert probe.state == "bypass"
         yield process
 
