@@ -31,6 +31,8 @@ SCRIPT = "pyctl.bench.remote.rounds"
 OPTIMIZATION = "/proc/sys/debug/kprobes-optimization"
 #: How long the threads of case ``held`` do not sleep, in milliseconds.
 SPIN_MS = 10_000
+#: Threads of case ``crowd``.
+SLEEPERS = 2000
 #: Seconds, before scaling, for the sites to become jumps, and for a whole round.
 LIVE_SECONDS = 120.0
 ROUND_SECONDS = 900.0
@@ -192,6 +194,7 @@ class Rounds(Closing):
             "probes": KPROBES if cell.strategy == KPROBES else "djprobes",
             "addresses": list(sites),
             "spin_ms": SPIN_MS if cell.case is Case.HELD else 0,
+            "sleepers": SLEEPERS if cell.case is Case.CROWD else 0,
             "seconds": LIVE_SECONDS,
         }
         self._process.send_line(json.dumps(request))

@@ -28,11 +28,12 @@ MANY = 1000
 
 class Case(StrEnum):
     """What else goes on: nothing; kernel threads that are preempted and do not sleep for
-    10 s; a process on each CPU that computes."""
+    10 s; a process on each CPU that computes; thousands of threads that sleep."""
 
     IDLE = "idle"
     HELD = "held"
     LOAD = "load"
+    CROWD = "crowd"
 
 
 class Verdict(StrEnum):

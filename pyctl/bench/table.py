@@ -23,6 +23,7 @@ CASES = {
     "idle": "nothing else runs",
     "held": "kernel threads that are preempted and do not sleep for 10 s",
     "load": "a process on each CPU computes",
+    "crowd": "2,000 threads sleep",
 }
 
 

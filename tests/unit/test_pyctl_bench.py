@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from pyctl.bench import quiesce
 from pyctl.bench.picture import scale
 from pyctl.bench.quiesce import Bed, Lab, Step, make_row
+from pyctl.bench.remote.rounds import Crowd
 from pyctl.bench.rows import (
     KPROBES,
     PROBES,
@@ -59,7 +60,7 @@ def test_the_default_run_shows_each_axis_in_forty_rows() -> None:
     assert len(cells) == len(set(cells)) <= 40
     assert {c.strategy for c in cells} == set(STRATEGIES)
     assert {c.preempt for c in cells} == set(Preemption)
-    assert {c.case for c in cells} == set(Case)
+    assert {c.case for c in cells} == set(Case) - {Case.CROWD}, "that is asked for"
     for strategy in SOUND:
         sizes = {c.probes for c in cells if c.strategy == strategy and c.case is Case.IDLE}
         assert sizes == set(PROBES)
@@ -250,3 +251,16 @@ def test_groups_keep_dangerous_strategies_for_last(monkeypatch: pytest.MonkeyPat
     assert sum(len(step.rows) for step in steps) == len(default_cells())
     assert [one[0] for one in order[-3:]] == ["none"] * 3
     assert len(order) == len(set(order)) == 3 * len(STRATEGIES)
+
+
+def test_a_crowd_of_threads_sleeps_until_it_is_sent_away() -> None:
+    crowd = Crowd()
+    crowd.resize(5)
+    first = list(crowd.threads)
+    assert len(first) == 5
+    assert all(thread.is_alive() for thread in first)
+    crowd.resize(2)
+    assert not any(thread.is_alive() for thread in first)
+    assert [thread.is_alive() for thread in crowd.threads] == [True, True]
+    crowd.resize(0)
+    assert crowd.threads == []

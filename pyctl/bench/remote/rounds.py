@@ -2,13 +2,14 @@
 
 One JSON object a line on stdin, one a line on stdout. Requests:
 
-    {"probes": "djprobes", "addresses": [...], "spin_ms": N, "seconds": S}
-    {"probes": "kprobes", "addresses": [...], "spin_ms": N, "seconds": S}
+    {"probes": "djprobes", "addresses": [...], "spin_ms": N, "sleepers": N, "seconds": S}
+    {"probes": "kprobes", "addresses": [...], "spin_ms": N, "sleepers": N, "seconds": S}
 
 ``spin_ms`` (0: none) is for how long threads that never sleep are let loose right before the
-commit; ``seconds`` how long the sites may take to be jumps. Answers have ``live_ms``, from
-the commit until all sites are jumps (null: not in time), ``deferred``, and what the kernel
-says of stops and blockers. ``{"error": text}`` if it can't be done.
+commit; ``sleepers`` how many threads that sleep there are; ``seconds`` how long the sites may
+take to be jumps. Answers have ``live_ms``, from the commit until all sites are jumps (null:
+not in time), ``deferred``, and what the kernel says of stops and blockers. ``{"error": text}``
+if it can't be done.
 
 Arguments: the folders in debugfs of djprobes, of djp_test and of djp_peer.
 """
@@ -19,6 +20,7 @@ import errno
 import json
 import os
 import sys
+import threading
 import time
 
 TYPE_CHECKING = False
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 OPTIMIZATION = "/proc/sys/debug/kprobes-optimization"
 #: Seconds for what is not measured: the way back, memory freed.
 SETTLE_SECONDS = 120.0
+#: Bytes of a sleeping thread's stack.
+STACK = 1 << 16
 POLL_SECONDS = (0.001, 0.02)
 
 
@@ -62,6 +66,27 @@ def until(done: Callable[[], bool], seconds: float) -> bool:
         time.sleep(pause)
         pause = min(2 * pause, longest)
     return True
+
+
+class Crowd:
+    """Threads that sleep."""
+
+    def __init__(self) -> None:
+        self.leave = threading.Event()
+        self.threads: list[threading.Thread] = []
+
+    def resize(self, count: int) -> None:
+        """Let there be so many."""
+        if count < len(self.threads):
+            self.leave.set()
+            for thread in self.threads:
+                thread.join()
+            self.leave = threading.Event()
+            self.threads = []
+        while len(self.threads) < count:
+            thread = threading.Thread(target=self.leave.wait, daemon=True)
+            thread.start()
+            self.threads.append(thread)
 
 
 class Rounds:
@@ -140,9 +165,12 @@ class Rounds:
 def main() -> None:
     """Answer until stdin ends."""
     rounds = Rounds(*sys.argv[-3:])
+    crowd = Crowd()
+    threading.stack_size(STACK)
     kinds = {"djprobes": rounds.djprobes, "kprobes": rounds.kprobes}
     for line in sys.stdin:
         request = json.loads(line)
+        crowd.resize(request["sleepers"])
         try:
             answer = kinds[request["probes"]](request)
         except OSError as error:
