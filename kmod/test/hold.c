@@ -276,6 +276,25 @@ static int djp_hold_bp_set(unsigned long where)
 	return ret;
 }
 
+/*
+ * It has done its work, and IPIs get through to the held CPU. To unregister it would wait
+ * for a grace period of RCU, which may not end before the hold does
+ * (bp_constraints_lock(), kernel/events/hw_breakpoint.c, v6.1).
+ */
+static void djp_hold_bp_disable(void)
+{
+	struct perf_event *bp;
+	int cpu;
+
+	if (!djp_hold_bp)
+		return;
+	for_each_possible_cpu(cpu) {
+		bp = per_cpu(*djp_hold_bp, cpu);
+		if (bp)
+			perf_event_disable(bp);
+	}
+}
+
 static void djp_hold_bp_clear(void)
 {
 	if (djp_hold_bp)
@@ -306,8 +325,7 @@ static int djp_hold_wait(void)
 {
 	if (!wait_for_completion_timeout(&djp_hold_begun, DJP_HOLD_PATIENCE))
 		return -ETIMEDOUT;
-	/* It has done its work, and IPIs get through to the held CPU. */
-	djp_hold_bp_clear();
+	djp_hold_bp_disable();
 	return atomic_read(&djp_hold_state) == DJP_HOLD_MISSED ? -EAGAIN : 0;
 }
 

@@ -47,6 +47,8 @@ UNBOUND = "/sys/devices/virtual/workqueue/cpumask"
 HOLD_SECONDS = 20.0
 #: The same for ways that keep a CPU from everything else: what stops the machine waits.
 BLOCKING_SECONDS = 3.0
+#: Sleeps until it can read.
+DECOY = "cat"
 #: The pid of kernel threads' parent.
 KTHREADD = "2"
 #: How long a victim may take to begin or to end, in seconds before scaling.
@@ -141,9 +143,17 @@ class Passerby(Closing):
         """
         if seconds is None:
             seconds = BLOCKING_SECONDS if way.blocks else HOLD_SECONDS
-        self._write("hold", f"{self._kind} {way} {address:#x} {round(seconds * 1000)}")
-        if self._kind is VictimKind.IDLE:
-            self._process = self._decoy()
+        request = f"{self._kind} {way} {address:#x} {round(seconds * 1000)}"
+        if self._kind is not VictimKind.IDLE:
+            self._write("hold", request)
+            return self.held
+        # The held CPU looks idle, so kernel threads would be woken there, and wait: a process
+        # that is made to wait there, at once and first, keeps them off.
+        cpu = int(self._transport.run(["nproc", "--all"]).text) - 1
+        self._process = self._decoy(cpu)
+        self._write("hold", request)
+        self._process.send_line("")
+        self._wait_for_decoy(cpu, "R")
         return self.held
 
     def release(self) -> None:
@@ -175,17 +185,19 @@ class Passerby(Closing):
         script = PASSERS_BY.get(self._kind)
         return _start_script(self._transport, script) if script else None
 
-    def _decoy(self) -> Process:
-        """A process that has to wait for the held CPU. That one looks idle, so kernel threads
-        would be woken there, and wait too."""
-        last = int(self._transport.run(["nproc", "--all"]).text) - 1
-        process = self._transport.spawn(["taskset", "--cpu-list", str(last), "true"])
+    def _decoy(self, cpu: int) -> Process:
+        """A process that sleeps, and can be woken, on this CPU."""
+        process = self._transport.spawn(["taskset", "--cpu-list", str(cpu), DECOY])
+        self._wait_for_decoy(cpu, "S")
+        return process
+
+    def _wait_for_decoy(self, cpu: int, state: str) -> None:
         for _ in attempts(Deadline.after(PATIENCE)):
             rows = self._transport.run(["ps", "-e", "-o", "psr=,stat=,comm="]).text.splitlines()
-            if any(row.split()[:2] == [str(last), "R"] for row in rows):
-                return process
-        process.close()
-        raise OracleError(f"{self._transport.host}: no process waits for the held CPU {last}")
+            for where, stat, name in (row.split(maxsplit=2) for row in rows):
+                if (int(where), stat[0], name) == (cpu, state, DECOY):
+                    return
+        raise OracleError(f"{self._transport.host}: no process waits for the CPU {cpu}")
 
     def _read(self, file: str) -> str:
         return self._transport.read(f"{DEBUG}/{MODULE}/{file}").decode()
