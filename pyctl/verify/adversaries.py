@@ -143,17 +143,11 @@ class Passerby(Closing):
         """
         if seconds is None:
             seconds = BLOCKING_SECONDS if way.blocks else HOLD_SECONDS
-        request = f"{self._kind} {way} {address:#x} {round(seconds * 1000)}"
-        if self._kind is not VictimKind.IDLE:
-            self._write("hold", request)
-            return self.held
-        # The held CPU looks idle, so kernel threads would be woken there, and wait: a process
-        # that is made to wait there, at once and first, keeps them off.
-        cpu = int(self._transport.run(["nproc", "--all"]).text) - 1
-        self._process = self._decoy(cpu)
-        self._write("hold", request)
-        self._process.send_line("")
-        self._wait_for_decoy(cpu, "R")
+        decoy = self._decoy() if self._kind is VictimKind.IDLE else None
+        self._write("hold", f"{self._kind} {way} {address:#x} {round(seconds * 1000)}")
+        if decoy:
+            decoy.send_line("")
+            self._wait_for_decoy("R")
         return self.held
 
     def release(self) -> None:
@@ -185,19 +179,21 @@ class Passerby(Closing):
         script = PASSERS_BY.get(self._kind)
         return _start_script(self._transport, script) if script else None
 
-    def _decoy(self, cpu: int) -> Process:
-        """A process that sleeps, and can be woken, on this CPU."""
-        process = self._transport.spawn(["taskset", "--cpu-list", str(cpu), DECOY])
-        self._wait_for_decoy(cpu, "S")
-        return process
+    def _decoy(self) -> Process:
+        """A process that sleeps, and can run on the last CPU only. While that one is held it looks
+        idle, so kernel threads would be woken there, and wait: who waits there already keeps
+        them off."""
+        last = int(self._transport.run(["nproc", "--all"]).text) - 1
+        self._process = self._transport.spawn(["taskset", "--cpu-list", str(last), DECOY])
+        self._wait_for_decoy("S")
+        return self._process
 
-    def _wait_for_decoy(self, cpu: int, state: str) -> None:
+    def _wait_for_decoy(self, state: str) -> None:
         for _ in attempts(Deadline.after(PATIENCE)):
-            rows = self._transport.run(["ps", "-e", "-o", "psr=,stat=,comm="]).text.splitlines()
-            for where, stat, name in (row.split(maxsplit=2) for row in rows):
-                if (int(where), stat[0], name) == (cpu, state, DECOY):
-                    return
-        raise OracleError(f"{self._transport.host}: no process waits for the CPU {cpu}")
+            rows = self._transport.run(["ps", "-e", "-o", "stat=,comm="]).text.splitlines()
+            if any((row[0], row.split()[-1]) == (state, DECOY) for row in rows):
+                return
+        raise OracleError(f"{self._transport.host}: there is no {DECOY} in state {state}")
 
     def _read(self, file: str) -> str:
         return self._transport.read(f"{DEBUG}/{MODULE}/{file}").decode()
