@@ -58,7 +58,7 @@ def test_columns() -> None:
 
 def test_codes_are_words() -> None:
     assert [code.word for code in MethodCode] == list(Method)
-    assert REASONS[19] is Reason.BRANCH_TARGET
+    assert REASONS[21] is Reason.BRANCH_TARGET
 
 
 @pytest.mark.parametrize(
