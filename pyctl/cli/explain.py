@@ -149,7 +149,7 @@ def _facts(answer: Explanation) -> list[tuple[str, RenderableType]]:
     rows.append(("now", STATES.get(answer.state, str(answer.state))))
     if answer.text is not None:
         rows.append(("text when live", answer.text))
-    if answer.flags is not None:
+    if answer.flags is not None and answer.detour is not None:
         because = f": {answer.flags_by} may read them" if answer.flags_by else ""
         rows.append(("flags", f"{FLAGS.get(answer.flags, answer.flags)}{because}"))
     if answer.ftrace is not None:
