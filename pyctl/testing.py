@@ -249,8 +249,9 @@ class FakeDjprobes(RecordingTransport):
             method = table[name].method
             assert isinstance(method, Method)
             state = State.DISABLED if verb == "disable" else STATES[method]
-            table[name] = replace(table[name], state=state)
-            self._fired.discard(name)
+            if verb == "disable" or table[name].state not in FIRING:
+                table[name] = replace(table[name], state=state)
+                self._fired.discard(name)
         elif verb.startswith("p") and len(words) > 1:
             self._add(table, verb, words)
         else:

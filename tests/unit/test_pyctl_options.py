@@ -36,7 +36,7 @@ def nothing(_address: int, _size: int) -> bytes | None:
         ("-0x10(%bp):u16", Field("bp", -16, "u16"), "-16(%bp):u16"),
         ("0(%ax)", Field("ax", 0), "+0(%ax)"),
         ("+2147483647(%ax)", Field("ax", 2**31 - 1), "+2147483647(%ax)"),
-        ("-0x80000000(%ax)", Field("ax", -(2**31)), "-2147483648(%ax)"),
+        ("-0x7fffffff(%ax)", Field("ax", 1 - 2**31), "-2147483647(%ax)"),
     ],
 )
 def test_fields(text: str, field: Field, shown: str) -> None:
@@ -50,7 +50,7 @@ def test_fields(text: str, field: Field, shown: str) -> None:
     [
         *("", "di", "%", "%rdi", "%edi", "%DI", "%r16", "%sp:u128", "%di:", "%di:u8:u8"),
         *("(%di)", "+(%di)", "8(di)", "8(%di", "8%di", "+8(%di)u16", "+-8(%di)", "8(%di):x8"),
-        *("010(%di)", "0b1(%di)", "1_0(%di)", "2147483648(%di)", "-2147483649(%di)", "%di\n"),
+        *("010(%di)", "0b1(%di)", "1_0(%di)", "2147483648(%di)", "-2147483648(%di)", "%di\n"),
         *("%ä", "8(8(%di))", "\u0663(%di)"),
     ],
 )
@@ -180,6 +180,10 @@ def test_options_as_words_and_as_a_column() -> None:
     [
         ("if", Reason.SYNTAX, "if"),
         ("if %di ==", Reason.SYNTAX, "if"),
+        ("if %di", Reason.SYNTAX, "if"),
+        ("if %di =", Reason.SYNTAX, "="),
+        ("if once", Reason.BAD_FIELD, "once"),
+        ("if %di == once", Reason.BAD_VALUE, "once"),
         ("if %di = 5", Reason.SYNTAX, "="),
         ("if %di == 5 if %di == 6", Reason.NOT_SUPPORTED, "if"),
         ("sample=2 sample=2", Reason.NOT_SUPPORTED, "sample=2"),
@@ -187,16 +191,19 @@ def test_options_as_words_and_as_a_column() -> None:
         ("twice", Reason.NOT_SUPPORTED, "twice"),
         ("once=1", Reason.NOT_SUPPORTED, "once=1"),
         ("hist", Reason.NOT_SUPPORTED, "hist"),
-        ("hist=", Reason.BAD_FIELD, ""),
-        ("hist=%si:s32", Reason.BAD_FIELD, "%si:s32"),
-        ("by=tid", Reason.NOT_SUPPORTED, "by=tid"),
+        ("hist=", Reason.BAD_FIELD, "hist="),
+        ("hist=%rsi", Reason.BAD_FIELD, "hist=%rsi"),
+        ("hist=%si:s32", Reason.NOT_SUPPORTED, "hist=%si:s32"),
+        ("by=tid", Reason.BAD_VALUE, "by=tid"),
+        ("by=", Reason.BAD_VALUE, "by="),
         ("sample=1", Reason.BAD_VALUE, "sample=1"),
         ("sample=32769", Reason.BAD_VALUE, "sample=32769"),
         ("sample=", Reason.BAD_VALUE, "sample="),
         ("sample=1e3", Reason.BAD_VALUE, "sample=1e3"),
         ("hist=%di by=cpu", Reason.NOT_SUPPORTED, "by=cpu"),
-        ("once sample=2", Reason.NOT_SUPPORTED, "once"),
-        ("once hist=%di", Reason.NOT_SUPPORTED, "once"),
+        ("by=cpu hist=%di", Reason.NOT_SUPPORTED, "hist=%di"),
+        ("once sample=2", Reason.NOT_SUPPORTED, "sample=2"),
+        ("once soft hist=%di twice", Reason.NOT_SUPPORTED, "hist=%di"),
         ("by=pid once", Reason.NOT_SUPPORTED, "once"),
     ],
 )
@@ -205,6 +212,22 @@ def test_what_is_not_offered(words: str, reason: Reason, token: str) -> None:
         Options.from_words(words.split())
     assert (caught.value.reason, caught.value.token) == (reason, token)
     assert caught.value.as_dict()["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"once": True, "sample": 2},
+        {"once": True, "hist": "%di"},
+        {"once": True, "by": "cpu"},
+        {"hist": "%di", "by": "cpu"},
+        {"hist": "%di:s8"},
+    ],
+)
+def test_what_is_not_offered_as_values(values: dict) -> None:
+    with pytest.raises(OptionError) as caught:
+        Options(**values)
+    assert caught.value.reason is Reason.NOT_SUPPORTED
 
 
 @pytest.mark.parametrize("sample", [2, 32768])
@@ -216,6 +239,8 @@ def test_samples(sample: int) -> None:
 def test_no_samples(sample: int) -> None:
     with pytest.raises(OptionError, match="32768"):
         Options(sample=sample)
+    with pytest.raises(OptionError, match="32768"):
+        Options(sample=sample, once=True)
 
 
 def test_options_of_a_newer_module_are_kept_as_text() -> None:

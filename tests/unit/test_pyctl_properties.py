@@ -41,7 +41,7 @@ NUMBER = st.integers(0, 2**64 - 1)
 
 
 REGISTER = st.sampled_from(REGISTERS)
-OFFSET = st.none() | st.integers(-(2**31), 2**31 - 1)
+OFFSET = st.none() | st.integers(1 - 2**31, 2**31 - 1)
 FIELD = st.builds(Field, REGISTER, OFFSET, st.sampled_from(TYPES))
 UNSIGNED = st.builds(Field, REGISTER, OFFSET, st.sampled_from([t for t in TYPES if t[0] == "u"]))
 VALUE = FIELD.flatmap(
