@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Self
@@ -114,11 +115,12 @@ class Field:
                 Reason.BAD_FIELD, text, f"{text!r} is not a register or a dereference of one"
             )
         offset = match["offset"]
-        return cls(
-            match["base"] or match["register"],
-            None if offset is None else int(offset, 0),
-            match["type"] or DEFAULT_TYPE,
-        )
+        with _blaming(text):
+            return cls(
+                match["base"] or match["register"],
+                None if offset is None else int(offset, 0),
+                match["type"] or DEFAULT_TYPE,
+            )
 
     @property
     def signed(self) -> bool:
@@ -197,7 +199,8 @@ class Condition:
         value = _word(words, 2)
         if not VALUE.fullmatch(value) or (value.startswith("-") and not field.signed):
             raise OptionError(Reason.BAD_VALUE, value, f"{value!r} is not a value of {field.type}")
-        return cls(field, Operator(compare), int(value, 0))
+        with _blaming(value):
+            return cls(field, Operator(compare), int(value, 0))
 
     def words(self) -> tuple[str, str, str]:
         """The three words behind ``if``."""
@@ -338,6 +341,16 @@ def _check_together(found: Mapping[str, object], last: str) -> None:
             )
 
 
+@contextmanager
+def _blaming(token: str) -> Iterator[None]:
+    """What is wrong is ``token``, as it was written."""
+    try:
+        yield
+    except OptionError as error:
+        error.token = token
+        raise
+
+
 def _word(words: Sequence[str], index: int) -> str:
     if index < len(words):
         return words[index]
@@ -362,10 +375,8 @@ def _sample(text: str) -> int:
 
 def _hist(text: str) -> Field:
     word = f"hist={text}"
-    try:
+    with _blaming(word):
         field = Field.parse(text)
-    except OptionError as error:
-        raise OptionError(error.reason, word, error.message) from error
     if field.signed:
         raise OptionError(
             Reason.NOT_SUPPORTED, word, f"{word}: its type has to be unsigned", hint="u8 to u64"

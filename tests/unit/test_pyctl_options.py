@@ -95,7 +95,9 @@ def test_conditions(text: str, condition: Condition) -> None:
         ("%di:u8 == 256", Reason.BAD_VALUE, "256"),
         ("%di:s8 == 128", Reason.BAD_VALUE, "128"),
         ("%di:s8 == -129", Reason.BAD_VALUE, "-129"),
-        ("%di:s32 == 0xffffffff", Reason.BAD_VALUE, "4294967295"),
+        ("%di:s32 == 0xffffffff", Reason.BAD_VALUE, "0xffffffff"),
+        ("%di:u64:u64 == 1", Reason.BAD_FIELD, "%di:u64:u64"),
+        ("0x80000000(%di) == 1", Reason.BAD_FIELD, "0x80000000(%di)"),
     ],
 )
 def test_what_is_no_condition(text: str, reason: Reason, token: str) -> None:

@@ -126,6 +126,7 @@ def test_readers_while_the_table_changes(
 
 def test_a_module_that_was_loaded_anew(watched: Guest, functions: tuple[str, ...]) -> None:
     """Its first table must not be taken for the one before."""
+    watched.unload()  # so that both loads see as many changes
     with watched.probes() as probes:
         first = probes.add(functions[0], name="first")
         assert set(probes.read_hits()) == {"first"}
