@@ -93,6 +93,10 @@ class SiteFlag(IntFlag):
     PEER_OPTPROBE = 8
     #: A probe moves behind the ftrace site here; its region is told of that address only.
     FTRACE = 16
+    #: Nothing reads a status flag that was set before, but perhaps CF.
+    FLAGS_DEAD = 32
+    #: Nor CF.
+    CARRY_DEAD = 64
 
 
 #: Reason codes by their numbers.
