@@ -123,6 +123,7 @@ static void djp_explain_would_be(struct djp_explanation *x)
 void djp_explain(unsigned long addr, struct djp_explanation *x)
 {
 	const struct djp_site *site;
+	struct djp_place place;
 	struct djp_refusal refusal;
 	struct module *mod;
 
@@ -135,6 +136,8 @@ void djp_explain(unsigned long addr, struct djp_explanation *x)
 		x->verdict = site->verdict;
 		x->state = djp_state_name(site);
 		djp_explain_detour(x, site, site->detour);
+		djp_place_find(&place, x->addr, site->mod);
+		djp_live_flags(&place, x->addr, &x->flags_by);
 	} else if (djp_pin_module(x->addr, &mod, &refusal)) {
 		x->verdict.why = refusal.reason;
 		x->verdict.offending = refusal.offending;
@@ -144,6 +147,9 @@ void djp_explain(unsigned long addr, struct djp_explanation *x)
 		if (x->verdict.method != DJPROBE_ANY &&
 		    x->verdict.method != DJPROBE_KPROBE)
 			djp_explain_would_be(x);
+		djp_place_find(&place, x->addr, mod);
+		if (place.bar == DJP_OK)
+			djp_live_flags(&place, x->addr, &x->flags_by);
 		djp_unpin_module(mod);
 	}
 	if (x->verdict.why == DJP_BRANCH_TARGET)

@@ -116,6 +116,7 @@ struct djp_insn {
  * @len: bytes; DJP_JMP32_LEN to DJP_DCR_MAX under a jump, else one instruction
  * @nr_insns: how many instructions; padding that nothing reaches is not counted
  * @traps: bit k: control comes in at byte k too, and an int3 stands there
+ * @live: status flags that may be read from here on, DJP_FLAG_*
  * @insns: the instructions
  * @text: the original bytes
  */
@@ -124,6 +125,7 @@ struct djp_dcr {
 	u8		len;
 	u8		nr_insns;
 	u8		traps;
+	u8		live;
 	struct djp_insn	insns[DJP_JMP32_LEN];
 	u8		text[DJP_DCR_MAX];
 };
@@ -376,6 +378,7 @@ void djp_module_gone(const struct module *mod);
  * @verdict: what can stand there
  * @source: what makes @verdict.offending a branch target
  * @state: "-" if it is not probed
+ * @flags_by: the first instruction that may read a flag, or 0
  * @live: what is in the text of the DCR once a detour is in use
  * @detour: where the detour is, or would be; 0 if there is none
  * @len: its length
@@ -389,6 +392,7 @@ struct djp_explanation {
 	struct djp_verdict	verdict;
 	struct djp_source	source;
 	const char		*state;
+	unsigned long		flags_by;
 	u8			live[DJP_DCR_MAX];
 	unsigned long		detour;
 	size_t			len;

@@ -11,6 +11,7 @@
 
 #include "core/internal.h"
 #include "debugfs/debugfs.h"
+#include "x86/flags.h"
 
 /* The last target that was asked about. djp_control_mutex guards it. */
 static char djp_explain_target[KSYM_NAME_LEN + 80];
@@ -146,6 +147,9 @@ static void djp_explain_print(struct seq_file *m, const struct djp_explanation *
 	djp_show_source(m, &x->source);
 	seq_printf(m, "state: %s\n", x->state);
 	djp_show_detour(m, x);
+	seq_printf(m, "flags: %s\n", !x->dcr.live ? "dead" :
+		   x->dcr.live == DJP_FLAG_CF ? "carry" : "live");
+	djp_show_address(m, "flags_by", x->flags_by);
 }
 
 /**

@@ -3,10 +3,10 @@
  * Detours: generated per site, for what its probes need.
  *
  *	[pointer to the detour]		if there are handlers
- *	pushfq
+ *	pushfq				if there are handlers, or somebody reads flags
  *	cld; clac; call djp_handler_entry	if there are handlers
  *	incq %gs:COUNTER		for each probe that only counts
- *	popfq
+ *	popfq				if it was pushed
  *	the displaced instructions	relocated, see enum djp_relocation
  *	jmp behind the DCR		unless they end in a jump, return or call
  */
@@ -15,6 +15,7 @@
 #include <linux/string.h>
 #include <asm/cpufeature.h>
 
+#include "x86/flags.h"
 #include "x86/x86.h"
 
 #define DJP_PUSHFQ	0x9c
@@ -230,13 +231,15 @@ static void djp_emit_clac(struct djp_code *code)
 static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
 			 const struct djp_dcr *dcr, bool handlers)
 {
+	bool keep = handlers || (dcr->live & DJP_FLAGS_INC);
 	bool ok = true;
 	unsigned int i;
 
 	if (handlers)
 		djp_emit(code, &detour, sizeof(detour));
 	detour->text = code->base + code->len;
-	djp_emit1(code, DJP_PUSHFQ);
+	if (keep)
+		djp_emit1(code, DJP_PUSHFQ);
 	if (handlers) {
 		unsigned long entry = (unsigned long)djp_handler_entry;
 
@@ -251,7 +254,8 @@ static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
 		if (!detour->actions[i].handler_of)
 			djp_emit_count(code, detour->actions[i].counter);
 	}
-	djp_emit1(code, DJP_POPFQ);
+	if (keep)
+		djp_emit1(code, DJP_POPFQ);
 	ok &= djp_emit_region(code, dcr, detour);
 	detour->len = code->base + code->len - detour->text;
 	return ok;
