@@ -17,7 +17,9 @@ from pyctl.control import Features, ProbeStatus, Stats
 from pyctl.errors import BusyError, ControlError, DjprobesError, NotLoadedError, RefusedError
 from pyctl.explanation import Explanation
 from pyctl.guest import Guest
+from pyctl.maps import MapEntry, MapKind
 from pyctl.methods import Method, State
+from pyctl.options import By, Condition, Field, Options
 from pyctl.probes import CommitResult, Probe, Probes
 from pyctl.quiescence import Blocker, Tunables
 from pyctl.reasons import Reason
@@ -25,15 +27,21 @@ from pyctl.reasons import Reason
 __all__ = [
     "Blocker",
     "BusyError",
+    "By",
     "Census",
     "CommitResult",
+    "Condition",
     "ControlError",
     "DjprobesError",
     "Explanation",
     "Features",
+    "Field",
     "Guest",
+    "MapEntry",
+    "MapKind",
     "Method",
     "NotLoadedError",
+    "Options",
     "Probe",
     "ProbeStatus",
     "Probes",

@@ -25,7 +25,9 @@ from pyctl.errors import (
     UsageError,
 )
 from pyctl.explanation import Explanation, parse_explanation
+from pyctl.maps import MapEntry, parse_maps
 from pyctl.methods import Method, State, parse_method, parse_state
+from pyctl.options import Options, parse_options
 from pyctl.parsing import parse_number, parse_pairs
 from pyctl.quiescence import (
     Blocker,
@@ -36,6 +38,7 @@ from pyctl.quiescence import (
 )
 from pyctl.reasons import Reason, parse_reason
 from pyctl.transport import Transport
+from pyctl.transport.base import Sent
 
 DEBUGFS = "/sys/kernel/debug/djprobes"
 PARAMETERS = "/sys/module/djprobes/parameters"
@@ -54,6 +57,8 @@ COMMAND_REASONS = frozenset(
         Reason.NO_SUCH_PROBE,
         Reason.NOT_SUPPORTED,
         Reason.BAD_OFFSET,
+        Reason.BAD_FIELD,
+        Reason.BAD_VALUE,
         Reason.SYMBOL_NOT_FOUND,
         Reason.SYMBOL_AMBIGUOUS,
         Reason.NO_MEMORY,
@@ -75,7 +80,9 @@ class Extent:
 class ProbeStatus:
     """A line of ``probes``. ``address`` is the insertion address; ``hits`` and ``missed``
     are sums over all CPUs. ``reason`` says why it is not a plain jump. ``method`` is None
-    for a probe whose module has gone, ``detour`` for one that has none now."""
+    for a probe whose module has gone, ``detour`` for one that has none now. ``options`` are
+    text if a newer module has one that is not known here; ``unreadable`` counts what was no
+    hit because a field could not be read."""
 
     name: str
     target: str
@@ -87,6 +94,17 @@ class ProbeStatus:
     missed: int
     reason: Reason | str
     detour: Extent | None
+    options: Options | str = field(default_factory=Options)
+    unreadable: int = 0
+
+
+@dataclass(frozen=True)
+class HitTable:
+    """The file ``hits``: those of all probes, in the order of ``probes``, at one moment.
+    ``generation`` is another one whenever a probe was added or removed."""
+
+    generation: int
+    hits: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -97,6 +115,8 @@ class Stats:
     ``last_stop_ns`` is the longest time that any CPU was kept from running tasks by the last
     commit or in the background since, ``last_commit_ns`` the last ``commit`` from its
     beginning to its return. ``tasks_moved`` counts what strategy ``fixup`` has moved, ever.
+    ``counters_near`` are reached by an instruction's own displacement, ``counters_far`` need
+    a register; None if an older module does not tell.
     """
 
     probes: int
@@ -123,6 +143,8 @@ class Stats:
     detours_retired: int
     tasks_moved: int
     last_commit_ns: int
+    counters_near: int | None = None
+    counters_far: int | None = None
     extra: Mapping[str, int | str] = field(default_factory=dict)
 
 
@@ -136,14 +158,20 @@ class Features:
 
 
 def parse_probes(text: str) -> list[ProbeStatus]:
-    """Parse the file ``probes``; columns beyond the tenth are skipped."""
+    """Parse the file ``probes``. Columns beyond the twelfth are skipped; the last two may be
+    missing, as an older kernel module does not have them."""
     result = []
+    options: dict[str, Options | str] = {"-": Options()}
     for number, line in enumerate(text.splitlines(), start=1):
         columns = line.split()
         try:
             name, target, address, state, method, action, hits, missed, reason, detour = columns[
                 :10
             ]
+            chosen = columns[10] if len(columns) > 10 else "-"
+            unreadable = columns[11] if len(columns) > 11 else "0"
+            if chosen not in options:
+                options[chosen] = parse_options(chosen)
             status = ProbeStatus(
                 name=name,
                 target=target,
@@ -155,6 +183,8 @@ def parse_probes(text: str) -> list[ProbeStatus]:
                 missed=int(missed),
                 reason=parse_reason(reason),
                 detour=_extent(detour),
+                options=options[chosen],
+                unreadable=int(unreadable),
             )
         except ValueError as error:
             raise ProtocolError(
@@ -164,10 +194,27 @@ def parse_probes(text: str) -> list[ProbeStatus]:
     return result
 
 
+def parse_hits(text: str) -> HitTable:
+    """Parse ``hits``."""
+    words = text.split()
+    try:
+        generation, count, *hits = map(int, words)
+    except ValueError as error:
+        raise ProtocolError(f"hits: not all of it are numbers: {text[:80]!r}") from error
+    if count != len(hits):
+        raise ProtocolError(f"hits: {len(hits)} numbers, where {count} were announced")
+    return HitTable(generation, tuple(hits))
+
+
 def parse_stats(text: str) -> Stats:
-    """Parse ``stats``; a key of version 1 that is missing is an error."""
+    """Parse ``stats``; a key that was in it from the beginning and is missing is an error."""
     pairs = parse_pairs(text, "stats", " ")
-    known = [item.name for item in fields(Stats) if item.name != "extra"]
+    later = {item.name for item in fields(Stats) if item.default is None}
+    known = [
+        item.name
+        for item in fields(Stats)
+        if item.name != "extra" and (item.name in pairs or item.name not in later)
+    ]
     missing = [name for name in known if name not in pairs]
     if missing:
         raise ProtocolError(f"stats: the kernel does not report {', '.join(missing)}")
@@ -275,10 +322,11 @@ class Control:
         """Whether the module's folder is there."""
         return self._transport.exists(self._root)
 
-    def submit(self, commands: Sequence[str]) -> None:
+    def submit(self, commands: Sequence[str], *, sent: Sent | None = None) -> None:
         """Give commands to ``control`` in one write, so as one batch: all or nothing.
 
-        Raises ControlError, or its subclass RefusedError when an address was refused.
+        ``sent`` hears how many bytes of it have gone to the host. Raises ControlError, or its
+        subclass RefusedError when an address was refused.
         """
         if not commands:
             return
@@ -289,15 +337,25 @@ class Control:
                 f"one write takes at most {MAX_BATCH}",
                 hint="split them; each write is a batch of its own",
             )
-        self._write("control", text)
+        self._write("control", text, sent)
 
     def probes(self) -> list[ProbeStatus]:
         """All probes there are, whoever made them."""
         return parse_probes(self._read("probes"))
 
-    def explain(self, target: str) -> Explanation:
-        """Ask how ``target`` could be probed. ControlError if it can't be resolved."""
-        text = f"{check_target(target)}\n"
+    def hits(self) -> HitTable:
+        """The hits of all probes, and nothing else."""
+        return parse_hits(self._read("hits"))
+
+    def maps(self) -> tuple[MapEntry, ...]:
+        """What probes with ``hist=`` or ``by=`` have counted."""
+        return parse_maps(self._read("maps"))
+
+    def explain(self, target: str, options: Options | None = None) -> Explanation:
+        """Ask how ``target`` could be probed, with these options. ControlError if it can't
+        be resolved."""
+        words = options.words() if options else ()
+        text = f"{' '.join([check_target(target), *words])}\n"
         try:
             answer = self._transport.transact(f"{self._root}/explain", text.encode())
         except RemoteOSError as error:
@@ -375,9 +433,9 @@ class Control:
                 raise
             raise unreachable from error
 
-    def _write(self, file: str, text: str) -> None:
+    def _write(self, file: str, text: str, sent: Sent | None = None) -> None:
         try:
-            self._transport.write(f"{self._root}/{file}", text.encode())
+            self._transport.write(f"{self._root}/{file}", text.encode(), sent=sent)
         except RemoteOSError as error:
             raise self._refusal(error, file, text) from error
 

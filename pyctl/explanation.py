@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from pyctl.errors import ProtocolError
 from pyctl.methods import Method, State, parse_method, parse_state
@@ -48,6 +49,17 @@ class Entry:
     address: int
 
 
+class Flags(StrEnum):
+    """Who may read the CPU's status flags before they are written again, so whether a detour
+    has to save them."""
+
+    #: Nobody, on any path.
+    DEAD = "dead"
+    #: Only the carry flag may be read: a count leaves it alone, a comparison does not.
+    CARRY = "carry"
+    LIVE = "live"
+
+
 @dataclass(frozen=True)
 class Explanation:
     """The answer of ``explain``: how ``target`` could be probed, and if not by a jump, why.
@@ -58,7 +70,9 @@ class Explanation:
     would be displaced, ``detour`` where to and as what, ``entries`` which instruction goes
     where. ``source`` is what makes ``offending`` offend. ``traps`` are the offsets of int3s
     among the jump's bytes, and ``text`` is what is written over the first bytes. ``state``
-    is that of the probe that is there. What the kernel gave as ``-`` is None.
+    is that of the probe that is there. ``flags`` says whether the flags are dead at
+    ``address``, and ``flags_by`` who was found first that may read one, or where the search
+    was given up. What the kernel gave as ``-``, or an older one did not tell, is None.
     """
 
     target: str
@@ -79,6 +93,8 @@ class Explanation:
     text: str | None = None
     detour: Detour | None = None
     entries: tuple[Entry, ...] = ()
+    flags: Flags | str | None = None
+    flags_by: Location | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -128,6 +144,8 @@ def parse_explanation(text: str) -> Explanation:
             Entry(offset, parse_number(where, "explain: an entry"))
             for offset, where in _offsets(take("entries"))
         ),
+        flags=_flags(take("flags")),
+        flags_by=parse_location(take("flags_by") or "-"),
         extra=pairs,
     )
 
@@ -148,6 +166,11 @@ def _source(text: str | None) -> Source | None:
         return None
     kind, _, where = text.partition(" ")
     return Source(kind, parse_location(where.strip()))
+
+
+def _flags(text: str | None) -> Flags | str | None:
+    """The text itself when a newer module sent it."""
+    return Flags(text) if text in set(Flags) else text
 
 
 def _detour(text: str | None) -> Detour | None:

@@ -29,8 +29,10 @@ class State(StrEnum):
     JUMP = "jump"
     INT3 = "int3"
     KPROBE = "kprobe"
-    #: Nothing; the count stays.
+    #: It does not count; the count stays. Nothing stands there, unless it is a soft probe's.
     DISABLED = "disabled"
+    #: Its one hit (option ``once``) has come, and nothing stands there any more.
+    SPENT = "spent"
     #: Nothing: the module that it was in has gone.
     GONE = "gone"
 

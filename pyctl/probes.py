@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from types import TracebackType
 from typing import Self
 
@@ -32,12 +34,29 @@ from pyctl.control import (
 )
 from pyctl.errors import ControlError, DjprobesError, UnsupportedError, UsageError
 from pyctl.explanation import Explanation
+from pyctl.hits import HitReader
+from pyctl.maps import MapEntry
 from pyctl.methods import FIRING, Method, State
+from pyctl.options import Options
 from pyctl.quiescence import AUTO, Blocker, Tunables
 from pyctl.reasons import Reason
 from pyctl.transport import Transport
 
 ACTIONS = ("count",)
+
+
+class AddPhase(StrEnum):
+    """What adding many probes is at."""
+
+    #: The text goes to the host; it is counted in bytes.
+    SENDING = "sending"
+    #: The kernel checks and writes them all, in one step that tells nothing before its end
+    #: (the file ``stats`` waits for it, too); it is counted in probes.
+    APPLYING = "applying"
+
+
+#: What is being done, how much of it is done, and of how much.
+AddProgress = Callable[[AddPhase, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -127,8 +146,18 @@ class Probe:
 
     @property
     def hits(self) -> int:
-        """How often it was reached, on all CPUs."""
+        """How often it was reached, on all CPUs, with all that its options ask for."""
         return self.status.hits
+
+    @property
+    def options(self) -> Options | str:
+        """What it was added with."""
+        return self.status.options
+
+    @property
+    def unreadable(self) -> int:
+        """How often it was reached and a field could not be read; these are no hits."""
+        return self.status.unreadable
 
     @property
     def missed(self) -> int:
@@ -157,6 +186,7 @@ class Probes:
     def __init__(self, transport: Transport, root: str = DEBUGFS) -> None:
         self._control = Control(transport, root)
         self._mine: dict[str, Probe] = {}
+        self._reader = HitReader(self._control)
 
     @property
     def control(self) -> Control:
@@ -171,12 +201,14 @@ class Probes:
         fetch: Mapping[str, str] | None = None,
         action: str = "count",
         method: Method | str | None = None,
+        options: Options | None = None,
     ) -> Probe:
         """Add a probe at ``target``: ``[MOD:]SYM[+OFF]`` or ``0xADDR``.
 
         It fires at once, through an int3; ``commit`` makes it a jump if one can stand there.
         ``method`` asks for exactly that one; without it the kernel takes the cheapest that
-        it can. Raises ControlError with the kernel's reason when it is refused.
+        it can. ``options`` say which hits count and what is kept of them. Raises
+        ControlError with the kernel's reason when it is refused.
         """
         if fetch:
             raise UnsupportedError(
@@ -185,7 +217,8 @@ class Probes:
                 hint="leave fetch out: the probe then counts its hits",
             )
         names = None if name is None else [name]
-        return self.add_many([target], names=names, action=action, method=method)[0]
+        made = self.add_many([target], names=names, action=action, method=method, options=options)
+        return made[0]
 
     def add_many(
         self,
@@ -194,8 +227,14 @@ class Probes:
         names: Sequence[str] | None = None,
         action: str = "count",
         method: Method | str | None = None,
+        options: Options | Sequence[Options | None] | None = None,
+        progress: AddProgress | None = None,
     ) -> list[Probe]:
-        """Add many probes in one write: all of them or, with a ControlError, none."""
+        """Add many probes in one write: all of them or, with a ControlError, none.
+
+        ``options`` are for all of them, or one for each target. ``progress`` hears what is
+        being done; thousands of probes take seconds.
+        """
         wanted = [check_target(target) for target in targets]
         if action not in ACTIONS:
             raise UnsupportedError(
@@ -205,11 +244,12 @@ class Probes:
         if names is not None and len(names) != len(wanted):
             raise UsageError(f"{len(wanted)} targets but {len(names)} names")
         words = action if method is None else f"{action} method={check_method(method)}"
+        tails = [" ".join([words, *one.words()]) for one in _each(options, len(wanted))]
         if names is not None:
             chosen: Sequence[str] = [check_name(name) for name in names]
-            self._submit_add(chosen, wanted, words)
+            self._submit_add(chosen, wanted, tails, progress)
         else:
-            chosen = self._submit_add_named(wanted, words)
+            chosen = self._submit_add_named(wanted, tails, progress)
         made = [Probe(self, name, asked) for name, asked in zip(chosen, wanted, strict=True)]
         self._mine.update((probe.name, probe) for probe in made)
         return made
@@ -291,7 +331,22 @@ class Probes:
 
     def hits(self) -> dict[str, int]:
         """Name and hits of the probes of this object, in one reading."""
-        return {s.name: s.hits for s in self._control.probes() if s.name in self._mine}
+        return {name: hits for name, hits in self.read_hits().items() if name in self._mine}
+
+    def read_hits(self) -> dict[str, int]:
+        """Name and hits of all probes on the host, in one reading: of the file ``hits``,
+        which is short. Names are read again only when a probe was added or removed. Probes
+        of other modules have no names of their own: those of one handler are added up."""
+        reading = self._reader.read()
+        found: Counter[str] = Counter()
+        for status, hits in zip(reading.probes, reading.hits, strict=True):
+            found[status.name] += hits
+        return dict(found)
+
+    def maps(self) -> tuple[MapEntry, ...]:
+        """What all probes with the options ``hist`` or ``by`` have counted; the counts of a
+        probe add up to its hits."""
+        return self._control.maps()
 
     def status(self, name: str) -> ProbeStatus:
         """One probe's line; UsageError if there is none of that name."""
@@ -303,9 +358,9 @@ class Probes:
             hint="somebody else removed it, or the module was loaded anew",
         )
 
-    def explain(self, target: str) -> Explanation:
-        """How ``target`` could be probed, and if not by a jump, why."""
-        return self._control.explain(target)
+    def explain(self, target: str, options: Options | None = None) -> Explanation:
+        """How ``target`` could be probed, with ``options``, and if not by a jump, why."""
+        return self._control.explain(target, options)
 
     def census(self, *, progress: Progress | None = None) -> Census:
         """Every instruction of the running kernel and its modules, judged in the kernel.
@@ -385,23 +440,43 @@ class Probes:
             # What went wrong first is what the reader needs; a dead host fails twice.
             error.add_note(f"the probes could not be removed either: {second.message}")
 
-    def _submit_add(self, names: Sequence[str], targets: Sequence[str], words: str) -> None:
-        self._control.submit(
-            [f"p:{name} {target} {words}" for name, target in zip(names, targets, strict=True)]
-        )
+    def _submit_add(
+        self,
+        names: Sequence[str],
+        targets: Sequence[str],
+        tails: Sequence[str],
+        progress: AddProgress | None,
+    ) -> None:
+        lines = [
+            f"p:{name} {target} {tail}"
+            for name, target, tail in zip(names, targets, tails, strict=True)
+        ]
+        if progress is None or not lines:
+            self._control.submit(lines)
+            return
 
-    def _submit_add_named(self, targets: Sequence[str], words: str) -> Sequence[str]:
+        def sent(done: int, total: int) -> None:
+            progress(AddPhase.SENDING, done, total)
+            if done == total:
+                progress(AddPhase.APPLYING, 0, len(lines))
+
+        self._control.submit(lines, sent=sent)
+        progress(AddPhase.APPLYING, len(lines), len(lines))
+
+    def _submit_add_named(
+        self, targets: Sequence[str], tails: Sequence[str], progress: AddProgress | None
+    ) -> Sequence[str]:
         """Add under names of our choice. They are looked up only when one is taken: a
         reading of thousands of probes for each added one would be slow."""
         chosen = _name_all(targets, taken=self._mine)
         try:
-            self._submit_add(chosen, targets, words)
+            self._submit_add(chosen, targets, tails, progress)
         except ControlError as error:
             if error.reason != Reason.DUPLICATE_NAME:
                 raise
             taken = {status.name for status in self._control.probes()}
             chosen = _name_all(targets, taken=taken | self._mine.keys())
-            self._submit_add(chosen, targets, words)
+            self._submit_add(chosen, targets, tails, progress)
         return chosen
 
     def _forget(self, live: Mapping[str, ProbeStatus]) -> None:
@@ -439,6 +514,15 @@ def _name_all(targets: Sequence[str], taken: Iterable[str]) -> list[str]:
         used.add(name)
         names.append(name)
     return names
+
+
+def _each(options: Options | Sequence[Options | None] | None, count: int) -> list[Options]:
+    """Options for each of ``count`` probes."""
+    if options is None or isinstance(options, Options):
+        return [options or Options()] * count
+    if len(options) != count:
+        raise UsageError(f"{count} targets but options for {len(options)}")
+    return [one or Options() for one in options]
 
 
 def _name(probe: Probe | str) -> str:

@@ -34,8 +34,8 @@ class Reason(StrEnum):
     SYNTAX = (
         "syntax",
         "this is not a command",
-        "p[:NAME] TARGET [count] [method=METHOD], -:NAME, -*, enable NAME, disable NAME, "
-        "commit or reclaim",
+        "p[:NAME] TARGET [count] [method=METHOD] [OPTION...], -:NAME, -*, enable NAME, "
+        "disable NAME, commit or reclaim",
     )
     TOO_LONG = (
         "too-long",
@@ -60,12 +60,23 @@ class Reason(StrEnum):
     NOT_SUPPORTED = (
         "not-supported",
         "this action or argument is not offered",
-        "the only action is count; method= is jump, jump+int3, int3 or kprobe",
+        "count, method=, if, sample=, hist=, by=, once, soft; "
+        "once not with sample=, hist=, by=; hist= not with by=",
     )
     BAD_OFFSET = (
         "bad-offset",
         "this is not an offset or address",
         "decimal, or hexadecimal with 0x",
+    )
+    BAD_FIELD = (
+        "bad-field",
+        "this is not a register or a dereference of one",
+        "%di, %si:u32, +8(%di):u16: ax bx cx dx si di bp sp r8-r15; u8 to u64, s8 to s64",
+    )
+    BAD_VALUE = (
+        "bad-value",
+        "this is not a value of that type",
+        "decimal or 0x; it has to fit the field's type",
     )
     SYMBOL_NOT_FOUND = (
         "symbol-not-found",

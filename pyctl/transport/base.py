@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,10 @@ from pyctl.errors import RemoteCommandError
 #: Seconds (before scaling) that a request may take when the caller names no limit.
 #: A host that has crashed must never hang its caller.
 DEFAULT_TIMEOUT = 120.0
+
+
+#: How many bytes of how many have been sent.
+Sent = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -113,9 +117,10 @@ class Transport(Protocol):
     def read(self, path: str) -> bytes:
         """All of a file."""
 
-    def write(self, path: str, data: bytes) -> None:
+    def write(self, path: str, data: bytes, *, sent: Sent | None = None) -> None:
         """Exactly one write(2) of all of ``data`` to an existing file.
 
+        ``sent`` hears how much of it has gone to the host, where it is collected first.
         RemoteOSError has the errno that the kernel gave.
         """
 

@@ -10,7 +10,10 @@ from typing import Any, Protocol
 from pyctl.errors import RemoteOSError, RemoteTimeoutError, TransportError
 from pyctl.timing import Deadline
 from pyctl.transport import agent
+from pyctl.transport.base import Sent
 
+#: Bytes that are sent before the next word about it.
+CHUNK = 32 * 1024
 OPERATIONS = {"put": "write", "transact": "write", "kmsg": "read"}
 
 
@@ -38,7 +41,12 @@ class AgentClient:
         self._broken: str | None = None
 
     def ask(
-        self, request: dict[str, Any], blob: bytes = b"", *, seconds: float
+        self,
+        request: dict[str, Any],
+        blob: bytes = b"",
+        *,
+        seconds: float,
+        sent: Sent | None = None,
     ) -> tuple[object, bytes]:
         """Send a request, and return the reply's ``ok`` and its blob.
 
@@ -50,7 +58,11 @@ class AgentClient:
             if self._broken is not None:
                 raise TransportError(f"{self._host}: {self._broken}")
             try:
-                self._stream.send(agent.FRAME.pack(len(text), len(blob)) + text + blob)
+                head = agent.FRAME.pack(len(text), len(blob)) + text
+                if sent is None:
+                    self._stream.send(head + blob)
+                else:
+                    self._send_in_parts(head, blob, sent)
                 reply, payload = self._receive(Deadline.after(0), seconds)
             except TimeoutError as error:
                 self._broken = f"no answer to {request['op']!r} within {seconds:.0f} s"
@@ -62,6 +74,13 @@ class AgentClient:
                 self._broken = f"the connection is lost: {self._ended() or error}"
                 raise TransportError(f"{self._host}: {self._broken}") from error
         return self._judge(request, reply), payload
+
+    def _send_in_parts(self, head: bytes, blob: bytes, sent: Sent) -> None:
+        self._stream.send(head)
+        whole = memoryview(blob)
+        for start in range(0, len(blob), CHUNK):
+            self._stream.send(bytes(whole[start : start + CHUNK]))
+            sent(min(start + CHUNK, len(blob)), len(blob))
 
     def _receive(self, start: Deadline, seconds: float) -> tuple[dict[str, Any], bytes]:
         deadline = Deadline(start.at + seconds, seconds)

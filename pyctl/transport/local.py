@@ -12,7 +12,7 @@ from pathlib import Path
 from pyctl.errors import RemoteOSError, RemoteTimeoutError, TransportError, shorten
 from pyctl.timing import Deadline
 from pyctl.transport import agent
-from pyctl.transport.base import DEFAULT_TIMEOUT, Closing, Completed
+from pyctl.transport.base import DEFAULT_TIMEOUT, Closing, Completed, Sent
 from pyctl.transport.process import PumpedProcess
 
 
@@ -49,8 +49,10 @@ class LocalTransport(Closing):
         except OSError as error:
             raise _os_error(error, "read", path) from error
 
-    def write(self, path: str, data: bytes) -> None:
+    def write(self, path: str, data: bytes, *, sent: Sent | None = None) -> None:
         """Exactly one write(2)."""
+        if sent is not None:
+            sent(len(data), len(data))
         try:
             agent.write_once(path, data)
         except OSError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pyctl.errors import RemoteOSError, RemoteTimeoutError
-from pyctl.transport.base import Closing, Completed
+from pyctl.transport.base import Closing, Completed, Sent
 
 Content = bytes | str | Callable[[], bytes | str]
 Writer = Callable[[bytes], None]
@@ -82,9 +82,11 @@ class RecordingTransport(Closing):
         self.log.append(Asked("read", path))
         return self._content(path, "read")
 
-    def write(self, path: str, data: bytes) -> None:
+    def write(self, path: str, data: bytes, *, sent: Sent | None = None) -> None:
         """Give the bytes to the path's writer, or keep them as its content."""
         self.log.append(Asked("write", path, data))
+        if sent is not None:
+            sent(len(data), len(data))
         self._take(path, data)
 
     def transact(self, path: str, data: bytes) -> bytes:

@@ -23,7 +23,7 @@ import paramiko
 from pyctl.errors import RemoteOSError, RemoteTimeoutError, TransportError, UsageError, shorten
 from pyctl.timing import Deadline, timeout_scale
 from pyctl.transport import agent, bootstrap
-from pyctl.transport.base import DEFAULT_TIMEOUT, Closing, Completed
+from pyctl.transport.base import DEFAULT_TIMEOUT, Closing, Completed, Sent
 from pyctl.transport.client import AgentClient
 from pyctl.transport.process import PumpedProcess
 
@@ -107,9 +107,9 @@ class SshTransport(Closing):
         """All of a file."""
         return self._ask({"op": "read", "path": path})[1]
 
-    def write(self, path: str, data: bytes) -> None:
+    def write(self, path: str, data: bytes, *, sent: Sent | None = None) -> None:
         """Exactly one write(2)."""
-        self._ask({"op": "write", "path": path}, data)
+        self._ask({"op": "write", "path": path}, data, sent)
 
     def transact(self, path: str, data: bytes) -> bytes:
         """One write(2), then read on the same open file."""
@@ -167,8 +167,11 @@ class SshTransport(Closing):
         """End the connection, and with it the agent."""
         self._client.close()
 
-    def _ask(self, request: dict[str, Any], blob: bytes = b"") -> tuple[object, bytes]:
-        return self._agent.ask(request, blob, seconds=DEFAULT_TIMEOUT * timeout_scale())
+    def _ask(
+        self, request: dict[str, Any], blob: bytes = b"", sent: Sent | None = None
+    ) -> tuple[object, bytes]:
+        seconds = DEFAULT_TIMEOUT * timeout_scale()
+        return self._agent.ask(request, blob, seconds=seconds, sent=sent)
 
     def _open_channel(self, argv: Sequence[str]) -> paramiko.Channel:
         carrier = self._client.get_transport()

@@ -93,9 +93,10 @@ class SiteFlag(IntFlag):
     PEER_OPTPROBE = 8
     #: A probe moves behind the ftrace site here; its region is told of that address only.
     FTRACE = 16
-    #: Nothing reads a status flag that was set before, but perhaps CF.
-    FLAGS_DEAD = 32
-    #: Nor CF.
+    #: Of the status flags at most the carry flag may be read before it is written; never set
+    #: without a region.
+    FLAGS_DEAD_BUT_CARRY = 32
+    #: Not even the carry flag.
     CARRY_DEAD = 64
 
 

@@ -202,7 +202,7 @@ def judge(parts: Sequence[TextPart], oracle: Liveness, *, shown: int = 50) -> Ju
         records = np.isin(part.method, _DISPLACING) & (part.flags & SiteFlag.FTRACE == 0)
         address, flags = part.address[records], part.flags[records]
         live = oracle.at(address)
-        claimed = flags & SiteFlag.FLAGS_DEAD > 0
+        claimed = flags & SiteFlag.FLAGS_DEAD_BUT_CARRY > 0
         carry = flags & SiteFlag.CARRY_DEAD > 0
         bad = np.where(claimed, live & int(NOT_CARRY), 0) | np.where(carry, live & int(Flag.CF), 0)
         sums += [

@@ -186,7 +186,7 @@ def part(addresses: Sequence[int], said: Sequence[int]) -> TextPart:
 
 def test_every_wrong_claim_is_told() -> None:
     made, addresses = oracle(("asm", ["ffc0", ADC, CMP, JE, RET]))
-    right = [SiteFlag.FLAGS_DEAD, SiteFlag.FLAGS_DEAD, 96, 0, 0]
+    right = [SiteFlag.FLAGS_DEAD_BUT_CARRY, SiteFlag.FLAGS_DEAD, 96, 0, 0]
     judged = judge([part(addresses, right)], made)
     assert judged.wrong == ()
     assert (judged.sites, judged.claimed, judged.carry_claimed) == (5, 3, 1)
@@ -199,7 +199,7 @@ def test_every_wrong_claim_is_told() -> None:
     for number, flag, bits in (
         (0, SiteFlag.CARRY_DEAD, CF),
         (1, SiteFlag.CARRY_DEAD, CF),
-        (3, SiteFlag.FLAGS_DEAD, NOT_CARRY),
+        (3, SiteFlag.FLAGS_DEAD_BUT_CARRY, NOT_CARRY),
         (4, SiteFlag.CARRY_DEAD, CF),
     ):
         said = list(right)
@@ -207,7 +207,7 @@ def test_every_wrong_claim_is_told() -> None:
         (wrong,) = judge([part(addresses, said)], made).wrong
         assert (wrong.address, wrong.flags) == (addresses[number], bits)
         assert "asm+" in str(wrong)
-    said = [*right[:3], SiteFlag.FLAGS_DEAD, 0]
+    said = [*right[:3], SiteFlag.FLAGS_DEAD_BUT_CARRY, 0]
     (wrong,) = judge([part(addresses, said)], made).wrong
     assert wrong.path == "asm+0x8 -> asm+0xa -> the unknown"
 
