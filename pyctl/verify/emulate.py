@@ -10,13 +10,17 @@ meets an int3 of ours, what the int3 handler does is done. Compared are all regi
 flags, the address at which it goes on, each byte of memory that either wrote, and output to
 ports. Two things are the probe's own: its counter, which has to go up by exactly 1, and the
 dead stack below the stack pointer.
+
+A detour may change flags that nobody reads: those that ``Site.dead`` says. The original is
+then run with them as the detour has left them, and all has to be the same again.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from iced_x86 import (
     Code,
@@ -61,7 +65,8 @@ class Site:
     ``original`` are the bytes of the DCR without the probe, ``live`` the same bytes now;
     ``code`` is the detour, which is at the address ``detour``. ``entries`` says where each
     displaced instruction begins in the detour, by its offset in the DCR; ``traps`` are the
-    offsets of the branch targets that have an int3 among the jump's bytes.
+    offsets of the branch targets that have an int3 among the jump's bytes. ``dead`` are the
+    flags, as in rflags, that nobody reads before they are written from the address on.
     """
 
     address: int
@@ -71,6 +76,7 @@ class Site:
     code: bytes
     entries: Mapping[int, int]
     traps: tuple[int, ...] = ()
+    dead: int = 0
 
     def __post_init__(self) -> None:
         if not self.original or len(self.original) != len(self.live):
@@ -100,14 +106,33 @@ class Verdict:
         return self.runs > 0 and not self.differences and self.not_emulated is None
 
 
-def emulate(site: Site, *, seed: int, states: int = STATES) -> Verdict:
+class Action(Protocol):
+    """What a detour does besides the displaced instructions."""
+
+    def draw(self, state: State, draw: random.Random) -> State:
+        """A state for it: registers and flags may be others, not the seed."""
+
+    def memory(self, state: State) -> Mapping[int, int]:
+        """Bytes of memory that are other than the state's before the run."""
+
+    def own(self, state: State) -> set[int]:
+        """Addresses that it may write, beside the dead stack."""
+
+    def check(self, state: State, arrivals: int, probed: Ending) -> Iterator[str]:
+        """What is wrong with what it wrote, after so many arrivals at the probe."""
+
+
+def emulate(
+    site: Site, *, seed: int, states: int = STATES, action: Action | None = None
+) -> Verdict:
     """Run a site with and without its probe from ``states`` random states each, from its
-    first byte and from each of its traps. Ends at the first state that shows a difference."""
+    first byte and from each of its traps. Ends at the first state that shows a difference.
+    Without an ``action`` the detour has to count."""
     displaced = {insn.ip: insn for insn in _decode(site.original, site.address)}
     strange = [insn for insn in displaced.values() if not _emulated(insn)]
     if strange:
         return Verdict(site, 0, not_emulated=_name(strange[0]))
-    pair = _Pair(site, displaced)
+    pair = _Pair(site, displaced, action or Counting(site))
     draw = random.Random(seed)
     runs = 0
     for offset in (0, *site.traps):
@@ -130,8 +155,9 @@ def emulate(site: Site, *, seed: int, states: int = STATES) -> Verdict:
 class _Pair:
     """Two CPUs: one with the site as it was, one with the site as it is."""
 
-    def __init__(self, site: Site, displaced: Mapping[int, Instruction]) -> None:
+    def __init__(self, site: Site, displaced: Mapping[int, Instruction], action: Action) -> None:
         self._site = site
+        self._action = action
         self._reads_dead_stack = any(
             insn.memory_base == Register.RSP and insn.memory_displacement >> 63
             for insn in displaced.values()
@@ -139,29 +165,34 @@ class _Pair:
         self._repeats = {ip for ip, insn in displaced.items() if _repeats(insn)}
         self._original = Cpu([(site.address, site.original), (site.detour, site.code)])
         self._probed = Cpu([(site.address, site.live), (site.detour, site.code)])
-        self._prologue = _decode(site.code[: site.entries[0] - site.detour], site.detour)
 
     def usable(self, draw: random.Random, offset: int) -> tuple[State, Ending]:
         """A state from which the original ends, and its end."""
         for _ in range(TRIES):
-            state = draw_state(draw, short=bool(self._repeats))
-            self._original.start(state, self._dead_stack(state, offset))
+            state = self._action.draw(draw_state(draw, short=bool(self._repeats)), draw)
+            flags, dead_stack = self._arrive(state, offset)
+            memory = {**self._action.memory(state), **dead_stack}
+            self._original.start(replace(state, flags=flags), memory)
             ending = self._original.run(self._site.address + offset, self._leaves_original())
             if not ending.endless and not ending.flags & TRAP_FLAG:
                 break
         return state, ending
 
-    def _dead_stack(self, state: State, offset: int) -> Mapping[int, int]:
-        """What the count leaves below the stack pointer, if the original reads there, which
+    def _arrive(self, state: State, offset: int) -> tuple[int, Mapping[int, int]]:
+        """The flags with which the displaced instructions begin, as far as a detour may change
+        them; and what it leaves below the stack pointer, if the original reads there, which
         an interrupt might have written to as well. A memory barrier is such an instruction:
         lock addl $0,-4(%rsp)."""
-        if offset or not self._reads_dead_stack:
-            return {}
+        if offset or not (self._site.dead or self._reads_dead_stack):
+            return state.flags, {}
         first = self._site.entries[0]
-        self._probed.start(state)
-        counted = self._probed.run(self._site.detour, lambda address: address == first)
+        self._probed.start(state, self._action.memory(state))
+        done = self._probed.run(self._site.detour, lambda address: address == first)
+        flags = state.flags ^ (state.flags ^ done.flags) & self._site.dead
+        if not self._reads_dead_stack:
+            return flags, {}
         dead = _below(state)
-        return {at: byte for at, byte in counted.memory.items() if at in dead}
+        return flags, {at: byte for at, byte in done.memory.items() if at in dead}
 
     def compare(self, state: State, offset: int, original: Ending) -> Iterator[str]:
         """How the probed site ends otherwise."""
@@ -181,13 +212,8 @@ class _Pair:
         yield from _compare_registers(original, probed)
         if original.ports != probed.ports:
             yield f"writes {probed.ports} to ports, not {original.ports}"
-        counter = self._counter(state)
-        if counter is None:
-            yield "the detour has no counter"
-        else:
-            yield from _compare_counter(state, counter, 0 if offset else 1, probed)
-        own = _below(state)
-        own |= {at & MASK for at in range(counter or 0, (counter or 0) + COUNTER)}
+        yield from self._action.check(state, 0 if offset else 1, probed)
+        own = _below(state) | self._action.own(state)
         yield from _compare_memory(original.memory, probed.memory, own)
 
     def _leaves_original(self) -> Callable[[int], bool]:
@@ -226,7 +252,7 @@ class _Pair:
     def _run_probed(self, state: State, offset: int) -> tuple[Ending, str | None]:
         """Until it leaves for good; with a word if it goes where nothing may go."""
         site = self._site
-        self._probed.start(state)
+        self._probed.start(state, self._action.memory(state))
         start = site.address + offset
         if site.live[offset] == INT3:
             start = self._handle_int3(offset) or start
@@ -263,6 +289,36 @@ class _Pair:
         before = [offset for offset, entry in site.entries.items() if entry <= address]
         return f"+{max(before):#x}" if before else "the count"
 
+
+class Counting:
+    """Each arrival increments a per-CPU counter."""
+
+    def __init__(self, site: Site) -> None:
+        self._prologue = prologue(site)
+
+    def draw(self, state: State, draw: random.Random) -> State:
+        """Any state will do."""
+        del draw
+        return state
+
+    def memory(self, state: State) -> Mapping[int, int]:
+        """Any memory, too."""
+        del state
+        return {}
+
+    def own(self, state: State) -> set[int]:
+        """The counter."""
+        counter = self._counter(state)
+        return set() if counter is None else {(counter + n) & MASK for n in range(COUNTER)}
+
+    def check(self, state: State, arrivals: int, probed: Ending) -> Iterator[str]:
+        """It goes up by 1."""
+        counter = self._counter(state)
+        if counter is None:
+            yield "the detour has no counter"
+        else:
+            yield from _compare_counter(state, counter, arrivals, probed)
+
     def _counter(self, state: State) -> int | None:
         """The address that the detour writes through %gs: before it comes to the displaced
         instructions."""
@@ -276,6 +332,11 @@ class _Pair:
                 base = constants.get(insn.memory_base, 0)
                 return (state.registers["gs_base"] + base + insn.memory_displacement) & MASK
         return None
+
+
+def prologue(site: Site) -> list[Instruction]:
+    """The instructions of a detour before the displaced ones."""
+    return _decode(site.code[: site.entries[0] - site.detour], site.detour)
 
 
 def _below(state: State) -> set[int]:

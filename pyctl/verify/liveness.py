@@ -31,6 +31,7 @@ import numpy as np
 from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic, Register, RflagsBits
 from numpy.typing import NDArray
 
+from pyctl.verify.cpu import FLAGS as RFLAGS
 from pyctl.verify.decoders import INT3, NEAR_BRANCHES, pieces
 from pyctl.verify.flow import SITE_LEN, KernelFlow
 from pyctl.verify.judgements import MethodCode, SiteFlag, TextPart
@@ -116,6 +117,11 @@ class Liveness:
     def at(self, addresses: NDArray[np.uint64]) -> Bits:
         """The flags that may be read from these addresses on, as bits of :class:`Flag`."""
         return self.flags[self.effects.rows(addresses)]
+
+    def dead(self, address: int) -> int:
+        """The flags that are not, as bits of the register rflags."""
+        (live,) = self.at(np.array([address], np.uint64)).tolist()
+        return sum(1 << RFLAGS[str(flag.name)] for flag in Flag if not live & flag)
 
     def path(self, address: int, flag: Flag) -> str:
         """How a live flag is read: the instructions on the shortest way there, in words."""
