@@ -13,12 +13,15 @@ dead stack below the stack pointer.
 
 A detour may change flags that nobody reads: those that ``Site.dead`` says. The original is
 then run with them as the detour has left them, and all has to be the same again.
+
+What a detour does besides counting (``emulate_options``) is an :class:`Action`. If it calls
+C code before the displaced instructions, that is taken to keep all registers and no flag.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -45,6 +48,10 @@ TRIES = 16
 #: What a detour may leave below the stack pointer: the flags, and one register.
 DEAD_STACK = 16
 COUNTER = 8
+#: Calls of C code that one arrival may make.
+CALLS = 4
+#: The status flags: CF PF AF ZF SF OF.
+STATUS = sum(1 << FLAGS[name] for name in ("CF", "PF", "AF", "ZF", "SF", "OF"))
 JUMP_LEN = 5
 JUMP, INT3 = 0xE9, 0xCC
 #: They have another result each time.
@@ -118,8 +125,11 @@ class Action(Protocol):
     def own(self, state: State) -> set[int]:
         """Addresses that it may write, beside the dead stack."""
 
-    def check(self, state: State, arrivals: int, probed: Ending) -> Iterator[str]:
-        """What is wrong with what it wrote, after so many arrivals at the probe."""
+    def check(
+        self, state: State, arrivals: int, probed: Ending, calls: Sequence[Ending]
+    ) -> Iterator[str]:
+        """What is wrong with what it wrote, after so many arrivals at the probe, and with the
+        calls of C code, each as the CPU stood at the callee's first instruction."""
 
 
 def emulate(
@@ -165,6 +175,10 @@ class _Pair:
         self._repeats = {ip for ip, insn in displaced.items() if _repeats(insn)}
         self._original = Cpu([(site.address, site.original), (site.detour, site.code)])
         self._probed = Cpu([(site.address, site.live), (site.detour, site.code)])
+        #: What the detour calls before the displaced instructions.
+        self._callee = next(
+            (insn.near_branch_target for insn in prologue(site) if insn.is_call_near), None
+        )
 
     def usable(self, draw: random.Random, offset: int) -> tuple[State, Ending]:
         """A state from which the original ends, and its end."""
@@ -187,16 +201,35 @@ class _Pair:
             return state.flags, {}
         first = self._site.entries[0]
         self._probed.start(state, self._action.memory(state))
-        done = self._probed.run(self._site.detour, lambda address: address == first)
+        done, _ = self._call_out(
+            state, self._probed.run(self._site.detour, self._leaves_prologue(first)), first
+        )
         flags = state.flags ^ (state.flags ^ done.flags) & self._site.dead
         if not self._reads_dead_stack:
             return flags, {}
         dead = _below(state)
         return flags, {at: byte for at, byte in done.memory.items() if at in dead}
 
+    def _leaves_prologue(self, first: int) -> Callable[[int], bool]:
+        """Stops at the first displaced instruction, and where something is called."""
+        callee = self._callee
+        return lambda address: address in {first, callee}
+
+    def _call_out(
+        self, state: State, ending: Ending, first: int | None = None
+    ) -> tuple[Ending, list[Ending]]:
+        """Go on behind the calls of C code; also how the CPU stood at each."""
+        calls: list[Ending] = []
+        while ending.next == self._callee and ending.exception is None and len(calls) < CALLS:
+            calls.append(ending)
+            back = self._probed.leave_call(state.flags ^ STATUS)
+            leaves = self._leaves_probed() if first is None else self._leaves_prologue(first)
+            ending = self._probed.run(back, leaves)
+        return ending, calls
+
     def compare(self, state: State, offset: int, original: Ending) -> Iterator[str]:
         """How the probed site ends otherwise."""
-        probed, wrong = self._run_probed(state, offset)
+        probed, calls, wrong = self._run_probed(state, offset)
         if wrong is not None:
             yield wrong
             return
@@ -212,7 +245,7 @@ class _Pair:
         yield from _compare_registers(original, probed)
         if original.ports != probed.ports:
             yield f"writes {probed.ports} to ports, not {original.ports}"
-        yield from self._action.check(state, 0 if offset else 1, probed)
+        yield from self._action.check(state, 0 if offset else 1, probed, calls)
         own = _below(state) | self._action.own(state)
         yield from _compare_memory(original.memory, probed.memory, own)
 
@@ -249,23 +282,23 @@ class _Pair:
 
         return leaves
 
-    def _run_probed(self, state: State, offset: int) -> tuple[Ending, str | None]:
+    def _run_probed(self, state: State, offset: int) -> tuple[Ending, list[Ending], str | None]:
         """Until it leaves for good; with a word if it goes where nothing may go."""
         site = self._site
         self._probed.start(state, self._action.memory(state))
         start = site.address + offset
         if site.live[offset] == INT3:
             start = self._handle_int3(offset) or start
-        ending = self._probed.run(start, self._leaves_probed())
+        ending, calls = self._call_out(state, self._probed.run(start, self._leaves_probed()))
         while ending.exception is None and ending.unknown is None and not ending.endless:
             place = ending.next - site.address
             if place not in range(1, site.patch_len):
                 break
             entry = self._handle_int3(place)
             if entry is None:
-                return ending, f"goes to +{place:#x}, into the bytes of the jump"
+                return ending, calls, f"goes to +{place:#x}, into the bytes of the jump"
             ending = self._probed.run(entry, self._leaves_probed())
-        return ending, None
+        return ending, calls, None
 
     def _handle_int3(self, place: int) -> int | None:
         """Where the int3 handler sends an arrival."""
@@ -311,8 +344,12 @@ class Counting:
         counter = self._counter(state)
         return set() if counter is None else {(counter + n) & MASK for n in range(COUNTER)}
 
-    def check(self, state: State, arrivals: int, probed: Ending) -> Iterator[str]:
+    def check(
+        self, state: State, arrivals: int, probed: Ending, calls: Sequence[Ending]
+    ) -> Iterator[str]:
         """It goes up by 1."""
+        if calls:
+            yield "the detour calls something"
         counter = self._counter(state)
         if counter is None:
             yield "the detour has no counter"
