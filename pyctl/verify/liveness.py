@@ -31,11 +31,12 @@ import numpy as np
 from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic, Register, RflagsBits
 from numpy.typing import NDArray
 
+from pyctl.transport import Transport
 from pyctl.verify.cpu import FLAGS as RFLAGS
 from pyctl.verify.decoders import INT3, NEAR_BRANCHES, pieces
-from pyctl.verify.flow import SITE_LEN, KernelFlow
-from pyctl.verify.judgements import MethodCode, SiteFlag, TextPart
-from pyctl.verify.livetext import Text
+from pyctl.verify.flow import SITE_LEN, KernelFlow, read_flow
+from pyctl.verify.judgements import Judgements, MethodCode, SiteFlag, TextPart
+from pyctl.verify.livetext import Text, read_text
 
 
 class Flag(IntFlag):
@@ -161,6 +162,23 @@ class Liveness:
         steps.reverse()
         shown = steps if len(steps) <= TOLD else [*steps[:3], "...", *steps[3 - TOLD :]]
         return " -> ".join(shown)
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A kernel's text with that of its modules, in the order of ``judgements.parts``: what the
+    kernel module makes of each instruction, and which flags are live there."""
+
+    judgements: Judgements
+    texts: Sequence[Text]
+    liveness: Liveness
+
+
+def read_kernel(transport: Transport, judgements: Judgements) -> Kernel:
+    """Read the texts of these judgements, which must not be probed now."""
+    ranges = [(part.start, part.size) for part in judgements.parts]
+    texts = read_text(transport, ranges)
+    return Kernel(judgements, texts, Liveness(texts, read_flow(transport, ranges)))
 
 
 @dataclass(frozen=True)
