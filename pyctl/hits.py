@@ -72,21 +72,16 @@ class HitReader:
                     raise
                 self._compact = False  # an older kernel module
                 break
+            # The names were read between two readings of one generation, so they are of it.
             if found.generation == self._generation:
                 if len(found.hits) != len(self._probes):
                     raise ProtocolError(
                         f"hits: {len(found.hits)} probes, where probes has {len(self._probes)}"
                     )
                 return Reading(at, self._probes, found.hits)
-            self._learn(found.generation)
-        return self._whole()
-
-    def _learn(self, generation: int) -> None:
-        """Read whose they are; good for ``generation`` if that did not change meanwhile."""
-        probes = tuple(self._control.probes())
+            self._generation, self._probes = found.generation, tuple(self._control.probes())
         self._generation = None
-        if self._control.hits().generation == generation:
-            self._generation, self._probes = generation, probes
+        return self._whole()
 
     def _whole(self) -> Reading:
         start = self._clock()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Self
 
@@ -28,7 +28,7 @@ DEFAULT_TYPE = "u64"
 MAX_SAMPLE = 32_768
 
 #: Of a displacement in an instruction.
-OFFSETS = range(-(1 << 31), 1 << 31)
+OFFSETS = range(-(1 << 31) + 1, 1 << 31)
 NUMBER = r"0[xX][0-9a-fA-F]+|0|[1-9][0-9]*"
 VALUE = re.compile(rf"-?(?:{NUMBER})")
 FIELD = re.compile(
@@ -180,12 +180,13 @@ class Condition:
                 f"{text!r} is not a condition",
                 hint=f"a field, one of {' '.join(Operator)}, and a value, say '%di >= 5'",
             )
-        return cls.from_words(match["field"], match["operator"], match["value"])
+        return cls.from_words(match.groups())
 
     @classmethod
-    def from_words(cls, field: str, compare: str, value: str) -> Self:
-        """The three words behind ``if``."""
-        parsed = Field.parse(field)
+    def from_words(cls, words: Sequence[str]) -> Self:
+        """The three words behind ``if``; more are left alone."""
+        field = Field.parse(_word(words, 0))
+        compare = _word(words, 1)
         if compare not in set(Operator):
             raise OptionError(
                 Reason.SYNTAX,
@@ -193,9 +194,10 @@ class Condition:
                 f"{compare!r} is no comparison",
                 hint=f"one of {' '.join(Operator)}",
             )
-        if not VALUE.fullmatch(value) or (value.startswith("-") and not parsed.signed):
-            raise OptionError(Reason.BAD_VALUE, value, f"{value!r} is not a value of {parsed.type}")
-        return cls(parsed, Operator(compare), int(value, 0))
+        value = _word(words, 2)
+        if not VALUE.fullmatch(value) or (value.startswith("-") and not field.signed):
+            raise OptionError(Reason.BAD_VALUE, value, f"{value!r} is not a value of {field.type}")
+        return cls(field, Operator(compare), int(value, 0))
 
     def words(self) -> tuple[str, str, str]:
         """The three words behind ``if``."""
@@ -274,25 +276,15 @@ class Options:
             if name in found or (name == "if" and "condition" in found):
                 raise OptionError(Reason.NOT_SUPPORTED, word, f"{name} can be given once")
             if word == "if":
-                if len(rest) < 3:
-                    raise OptionError(
-                        Reason.SYNTAX,
-                        word,
-                        "if has not three words behind it",
-                        hint=f"a field, one of {' '.join(Operator)}, and a value",
-                    )
-                found["condition"] = Condition.from_words(*rest[:3])
+                found["condition"] = Condition.from_words(rest)
                 del rest[:3]
             elif word in {"once", "soft"}:
                 found[word] = True
-            elif equals and name == "sample":
-                found[name] = _sample(value, word)
-            elif equals and name == "hist":
-                found[name] = Field.parse(value)
-            elif equals and name == "by":
-                found[name] = _by(value)
+            elif equals and name in PARSE:
+                found[name] = PARSE[name](value)
             else:
                 raise OptionError(Reason.NOT_SUPPORTED, word, f"{word!r} is not an option")
+            _check_together(found, word)
         return cls(**found)  # type: ignore[arg-type]  # each has just been made
 
     def words(self) -> tuple[str, ...]:
@@ -320,21 +312,11 @@ class Options:
 
     def _check(self) -> None:
         if self.sample is not None:
-            _sample(f"{self.sample}", f"sample={self.sample}")
-        if self.hist is not None and self.hist.signed:
-            raise OptionError(
-                Reason.BAD_FIELD, f"{self.hist}", f"hist={self.hist}: its type has to be unsigned"
-            )
-        if self.hist is not None and self.by is not None:
-            raise OptionError(
-                Reason.NOT_SUPPORTED, f"by={self.by}", "at most one of hist= and by= is offered"
-            )
-        given = {"sample": self.sample, "hist": self.hist, "by": self.by}
-        others = [name for name, value in given.items() if value is not None]
-        if self.once and others:
-            raise OptionError(
-                Reason.NOT_SUPPORTED, "once", f"once is not offered with {', '.join(others)}"
-            )
+            _sample(f"{self.sample}")
+        if self.hist is not None:
+            _hist(f"{self.hist}")
+        given = {item.name: getattr(self, item.name) for item in fields(self)}
+        _check_together({name: value for name, value in given.items() if value}, "")
 
 
 def parse_options(text: str) -> Options | str:
@@ -346,17 +328,65 @@ def parse_options(text: str) -> Options | str:
         return text
 
 
-def _sample(text: str, word: str) -> int:
+def _check_together(found: Mapping[str, object], last: str) -> None:
+    """Are they offered together? ``last`` is the word that has just come."""
+    for one, others in (("once", ("sample", "hist", "by")), ("hist", ("by",))):
+        both = [name for name in others if name in found]
+        if one in found and both:
+            raise OptionError(
+                Reason.NOT_SUPPORTED, last or one, f"{one} is not offered with {', '.join(both)}"
+            )
+
+
+def _word(words: Sequence[str], index: int) -> str:
+    if index < len(words):
+        return words[index]
+    raise OptionError(
+        Reason.SYNTAX,
+        "if",
+        "if has not three words behind it",
+        hint=f"a field, one of {' '.join(Operator)}, and a value",
+    )
+
+
+def _sample(text: str) -> int:
     if not re.fullmatch(NUMBER, text) or not 2 <= int(text, 0) <= MAX_SAMPLE:
         raise OptionError(
-            Reason.BAD_VALUE, word, f"{word}: 1 in so many is 2 to {MAX_SAMPLE}, not {text or '-'}"
+            Reason.BAD_VALUE,
+            f"sample={text}",
+            f"sample={text}: it is 1 in so many",
+            hint=f"2 to {MAX_SAMPLE}",
         )
     return int(text, 0)
+
+
+def _hist(text: str) -> Field:
+    word = f"hist={text}"
+    try:
+        field = Field.parse(text)
+    except OptionError as error:
+        raise OptionError(error.reason, word, error.message) from error
+    if field.signed:
+        raise OptionError(
+            Reason.NOT_SUPPORTED, word, f"{word}: its type has to be unsigned", hint="u8 to u64"
+        )
+    return field
 
 
 def _by(name: str) -> By:
     if name not in set(By):
         raise OptionError(
-            Reason.NOT_SUPPORTED, f"by={name}", f"by= is {', '.join(By)}, not {name!r}"
+            Reason.BAD_VALUE,
+            f"by={name}",
+            f"hits can't be counted by {name!r}",
+            hint=f"by {', '.join(By)}",
         )
     return By(name)
+
+
+#: What stands behind the name of an option and ``=``.
+PARSE: dict[str, Callable[[str], Field | By | int]] = {
+    "sample": _sample,
+    "hist": _hist,
+    "by": _by,
+}

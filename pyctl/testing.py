@@ -2,7 +2,8 @@
 
 :class:`FakeDjprobes` is a RecordingTransport whose debugfs files behave as
 docs/debugfs.md says: batches are all or nothing, refusals fill ``last_error``, hits are
-set by the test. It knows the symbols that it is given and decodes nothing.
+set by the test. It knows the symbols that it is given and decodes nothing; conditions and
+samples are parsed and shown, but not evaluated.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import errno
 import json
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from pyctl.control import DEBUGFS, NAME, PARAMETERS, Extent, ProbeStatus, Stats
+from pyctl.maps import MapKind, bucket_of
 from pyctl.methods import FIRING, Method, State
+from pyctl.options import OptionError, Options
 from pyctl.probes import default_name
 from pyctl.quiescence import AUTO, Blocker, BlockerKind, Tunables
 from pyctl.reasons import Reason
@@ -116,6 +120,10 @@ class FakeDjprobes(RecordingTransport):
         self.retired: dict[str, ProbeStatus] = {}
         self.table: dict[str, ProbeStatus] = {}
         self.counters = dict.fromkeys(STATS_ZERO, 0)
+        #: What probes with ``hist=`` or ``by=`` counted: by probe, kind and key.
+        self.maps: Counter[tuple[str, MapKind, str]] = Counter()
+        self.generation = 1
+        self._fired: set[str] = set()
         self._last_error = ""
         self._explained = ""
         self._strategy = AUTO
@@ -128,6 +136,8 @@ class FakeDjprobes(RecordingTransport):
         """Make the debugfs files appear."""
         self.files |= {
             f"{DEBUGFS}/probes": self._show_probes,
+            f"{DEBUGFS}/hits": self._show_hits,
+            f"{DEBUGFS}/maps": self._show_maps,
             f"{DEBUGFS}/last_error": lambda: self._last_error,
             f"{DEBUGFS}/explain": lambda: self._explained,
             f"{DEBUGFS}/stats": self._show_stats,
@@ -155,11 +165,27 @@ class FakeDjprobes(RecordingTransport):
         self.table.clear()
         self.retired.clear()
 
-    def hit(self, name: str, count: int = 1) -> None:
-        """Let a probe fire, unless it is disabled."""
+    def hit(
+        self, name: str, count: int = 1, *, key: str | int = 0, unreadable: bool = False
+    ) -> None:
+        """Let a probe fire, unless it is disabled, and be counted, unless what it has to look
+        at is ``unreadable``. ``key`` is what its map counts it by: for ``hist`` the value."""
         status = self.table[name]
-        if status.state in FIRING:
-            self.table[name] = replace(status, hits=status.hits + count)
+        if status.state not in FIRING or name in self._fired:
+            return
+        if unreadable:
+            self.table[name] = replace(status, unreadable=status.unreadable + count)
+            return
+        options = status.options
+        assert isinstance(options, Options)
+        if options.once:
+            count = min(count, 1)
+            self._fired.add(name)
+        if options.hist is not None:
+            self.maps[name, MapKind.HIST, bucket_of(int(key))] += count
+        elif options.by is not None:
+            self.maps[name, MapKind(options.by), f"{key}"] += count
+        self.table[name] = replace(status, hits=status.hits + count)
 
     def run(
         self,
@@ -188,9 +214,16 @@ class FakeDjprobes(RecordingTransport):
                 last |= self._command(table, line.split())
             except _Refusal as refusal:
                 self._refuse(refusal, number, line)
-        for name in self.table.keys() - table.keys():
+        gone = self.table.keys() - table.keys()
+        for name in gone:
             if self.table[name].detour:
                 self.retired[name] = self.table[name]
+        self.generation += any(line.strip()[0] in "p-" for _, line in todo)
+        for key in [key for key in self.maps if key[0] in gone]:
+            del self.maps[key]
+        self._fired &= table.keys()
+        for name in self._fired:
+            table[name] = replace(table[name], state=State.SPENT)
         self.table = table
         self._last_error = ""
         if "commit" in last:
@@ -216,7 +249,9 @@ class FakeDjprobes(RecordingTransport):
             method = table[name].method
             assert isinstance(method, Method)
             state = State.DISABLED if verb == "disable" else STATES[method]
-            table[name] = replace(table[name], state=state)
+            if verb == "disable" or table[name].state not in FIRING:
+                table[name] = replace(table[name], state=state)
+                self._fired.discard(name)
         elif verb.startswith("p") and len(words) > 1:
             self._add(table, verb, words)
         else:
@@ -231,6 +266,7 @@ class FakeDjprobes(RecordingTransport):
             raise _Refusal(errno.EEXIST, Reason.DUPLICATE_NAME, name, "a probe of this name exists")
         address, symbol, judged, reason = self._resolve(words[1])
         asked = [word.partition("=")[2] for word in words[2:] if word.startswith("method=")]
+        options = _options([word for word in words[2:] if not word.startswith("method=")])
         method = Method(asked[0]) if asked else judged
         jumps = {Method.JUMP, Method.JUMP_INT3}
         if judged is Method.REFUSED or (method is not judged and method in jumps):
@@ -248,6 +284,7 @@ class FakeDjprobes(RecordingTransport):
             missed=0,
             reason=reason,
             detour=_detour_extent(address, method),
+            options=options,
         )
 
     def _resolve(self, target: str) -> tuple[int, str, Method, Reason]:
@@ -302,13 +339,16 @@ class FakeDjprobes(RecordingTransport):
         if line in self.explanations:
             self._explained = self.explanations[line]
             return
+        target, *words = line.split()
         try:
-            address, symbol, method, reason = self._resolve(line)
+            _options(words)
+            address, symbol, method, reason = self._resolve(target)
         except _Refusal as refusal:
             self._refuse(refusal, 1, line)
         states = [s.state for s in self.table.values() if s.address == address]
-        self._explained = _explanation(line, address, symbol, method, reason) + (
-            f"state: {states[0] if states else '-'}\n"
+        self._explained = _explanation(target, address, symbol, method, reason) + (
+            f"state: {states[0] if states else '-'}\nflags: live\n"
+            f"flags_by: {address:#018x} {symbol}\n"
         )
 
     def _choose(self, data: bytes) -> None:
@@ -329,8 +369,20 @@ class FakeDjprobes(RecordingTransport):
         return "".join(
             f"{s.name} {s.target} {s.address:#018x} {s.state} {s.method} {s.action} "
             f"{s.hits} {s.missed} {s.reason} "
-            f"{f'{s.detour.address:#x}+{s.detour.length}' if s.detour else '-'}\n"
+            f"{f'{s.detour.address:#x}+{s.detour.length}' if s.detour else '-'} "
+            f"{s.options} {s.unreadable}\n"
             for s in self.table.values()
+        )
+
+    def _show_hits(self) -> str:
+        lines = [f"{self.generation} {len(self.table)}"]
+        lines += [f"{status.hits}" for status in self.table.values()]
+        return "".join(f"{line}\n" for line in lines)
+
+    def _show_maps(self) -> str:
+        return "".join(
+            f"{name} {kind} {count} {_escape(key)}\n"
+            for (name, kind, key), count in self.maps.items()
         )
 
     def _show_strategies(self) -> str:
@@ -363,6 +415,21 @@ def _known(table: Mapping[str, ProbeStatus], name: str) -> str:
     if name not in table:
         raise _Refusal(errno.ENOENT, Reason.NO_SUCH_PROBE, name, "there is no probe of this name")
     return name
+
+
+def _options(words: Sequence[str]) -> Options:
+    """What stands behind the target, ``count`` first."""
+    try:
+        return Options.from_words([word for word in words if word != "count"])
+    except OptionError as error:
+        number = errno.EOPNOTSUPP if error.reason is Reason.NOT_SUPPORTED else errno.EINVAL
+        raise _Refusal(
+            number, error.reason, error.token, error.reason.sentence, error.reason.hint
+        ) from error
+
+
+def _escape(key: str) -> str:
+    return key.replace("\\", "\\134").replace("\n", "\\012")
 
 
 def _said(text: str, status: int = 0) -> ScriptedProcess:

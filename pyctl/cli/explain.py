@@ -12,10 +12,22 @@ from rich.table import Table
 from rich.text import Text
 
 from pyctl.cli.layout import INDENT, grid
-from pyctl.cli.options import JsonOption, OnOption, TargetArgument, open_host
+from pyctl.cli.options import (
+    ByOption,
+    HistOption,
+    IfOption,
+    JsonOption,
+    OnceOption,
+    OnOption,
+    SampleOption,
+    SoftOption,
+    TargetArgument,
+    open_host,
+    probe_options,
+)
 from pyctl.cli.output import Reporter
 from pyctl.disassembly import Instruction, Role, Row, SideBySide, compare_on
-from pyctl.explanation import Explanation
+from pyctl.explanation import Explanation, Flags
 from pyctl.methods import Method, State
 from pyctl.probes import Probes
 from pyctl.reasons import Reason
@@ -38,6 +50,12 @@ STATES: dict[str | None, str] = {
     State.INT3: "probed; the int3 is there",
     State.KPROBE: "probed; the kprobe is there",
     State.DISABLED: "its probe is disabled",
+    State.SPENT: "its probe has had its one hit",
+}
+FLAGS: dict[str | None, str] = {
+    Flags.DEAD: "dead: nothing reads them before they are written, so they are not saved",
+    Flags.CARRY: "only carry may be read, which a count leaves alone",
+    Flags.LIVE: "they are saved",
 }
 SOURCES = {
     "branch": "a branch at",
@@ -59,12 +77,20 @@ def explain(
     target: TargetArgument,
     on: OnOption = None,
     as_json: JsonOption = False,
+    condition: IfOption = None,
+    sample: SampleOption = None,
+    hist: HistOption = None,
+    by: ByOption = None,
+    once: OnceOption = False,
+    soft: SoftOption = False,
 ) -> None:
     """How TARGET could be probed: what a jump displaces and what becomes of it, or why none
-    can stand there."""
-    with Reporter(as_json=as_json) as report, open_host(context, on) as host:
-        answer = Probes(host.transport).explain(target)
-        code = compare_on(host.transport, answer)
+    can stand there. With options, the detour is that of a probe that has them."""
+    with Reporter(as_json=as_json) as report:
+        options = probe_options(condition, sample, hist, by, once, soft)
+        with open_host(context, on) as host:
+            answer = Probes(host.transport).explain(target, options)
+            code = compare_on(host.transport, answer)
         report.result(document(answer, code), lambda: show(answer, code))
 
 
@@ -89,6 +115,8 @@ def document(answer: Explanation, code: SideBySide) -> dict[str, Any]:
         "traps": answer.traps,
         "text": answer.text,
         "ftrace": _hex(answer.ftrace),
+        "flags": answer.flags,
+        "flags_by": None if answer.flags_by is None else str(answer.flags_by),
         **answer.extra,
     }
 
@@ -121,6 +149,9 @@ def _facts(answer: Explanation) -> list[tuple[str, RenderableType]]:
     rows.append(("now", STATES.get(answer.state, str(answer.state))))
     if answer.text is not None:
         rows.append(("text when live", answer.text))
+    if answer.flags is not None and answer.detour is not None:
+        because = f": {answer.flags_by} may read them" if answer.flags_by else ""
+        rows.append(("flags", f"{FLAGS.get(answer.flags, answer.flags)}{because}"))
     if answer.ftrace is not None:
         rows.append(("ftrace", f"the probe goes behind the ftrace site at {answer.ftrace:#x}"))
     return rows

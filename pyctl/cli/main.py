@@ -9,27 +9,24 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import RenderableType
-from rich.table import Table
 
+from pyctl.cli.add import add
 from pyctl.cli.bench import bench_app
 from pyctl.cli.census import census
 from pyctl.cli.demo import demo
 from pyctl.cli.explain import explain
 from pyctl.cli.layout import key_table
+from pyctl.cli.maps import maps
 from pyctl.cli.options import WHERE_HELP, JsonOption, OnOption, open_host
 from pyctl.cli.output import Reporter
 from pyctl.cli.quiescence import blockers, reclaim, strategy, tune
 from pyctl.cli.soak import soak_command
+from pyctl.cli.tables import commit_line, probe_table
+from pyctl.cli.top import top
 from pyctl.cli.vm import vm_app
-from pyctl.control import ProbeStatus
 from pyctl.errors import UsageError
-from pyctl.methods import State
-from pyctl.probes import CommitResult, Probes
-from pyctl.reasons import Reason
+from pyctl.probes import Probes
 from pyctl.workloads import WORKLOADS, WorkloadResult, make_workload
-
-#: Blockers that a commit names; `djp blockers` lists them all.
-SHOWN_BLOCKERS = 3
 
 app = typer.Typer(
     name="djp",
@@ -39,6 +36,9 @@ app = typer.Typer(
 )
 app.add_typer(vm_app, name="vm")
 app.add_typer(bench_app, name="bench")
+app.command()(add)
+app.command()(top)
+app.command()(maps)
 app.command()(demo)
 app.command()(explain)
 app.command()(census)
@@ -94,36 +94,6 @@ def unload(context: typer.Context, on: OnOption = None, as_json: JsonOption = Fa
     with Reporter(as_json=as_json) as report, open_host(context, on) as host:
         host.unload()
         report.result({"unloaded": True}, f"{host.name}: djprobes is unloaded")
-
-
-@app.command()
-def add(
-    context: typer.Context,
-    targets: Annotated[
-        list[str], typer.Argument(help="[MODULE:]SYMBOL[+OFFSET] or 0xADDRESS", metavar="TARGET...")
-    ],
-    on: OnOption = None,
-    as_json: JsonOption = False,
-    name: Annotated[
-        list[str] | None, typer.Option(help="A name; once for each target, in their order.")
-    ] = None,
-    commit: Annotated[bool, typer.Option("--commit", help="Commit afterwards.")] = False,
-    method: Annotated[
-        str | None,
-        typer.Option(help="Exactly this one: jump, jump+int3, int3 or kprobe; or refuse."),
-    ] = None,
-) -> None:
-    """Add probes: all of them, or none. They stay until `djp rm`."""
-    with Reporter(as_json=as_json) as report, open_host(context, on) as host:
-        probes = Probes(host.transport)
-        made = {probe.name for probe in probes.add_many(targets, names=name, method=method)}
-        done = probes.commit() if commit else None
-        rows = [status for status in probes.list() if status.name in made]
-        report.result({"probes": rows, "commit": done}, lambda: probe_table(rows))
-        if done is not None:
-            report.note(commit_line(done))
-        elif not as_json and any(row.state is State.BYPASS for row in rows):
-            report.note("they fire through the int3 now; `djp commit` makes them jumps")
 
 
 @app.command()
@@ -275,40 +245,10 @@ def report_some(report: Reporter, probes: Probes, names: Sequence[str]) -> None:
     report.result({"probes": rows}, lambda: probe_table(rows))
 
 
-def probe_table(rows: Sequence[ProbeStatus]) -> RenderableType:
-    """A table of probes."""
-    table = Table(box=None, pad_edge=False)
-    for title in ("name", "target"):
-        table.add_column(title, overflow="fold")
-    for title in ("address", "state", "method", "action"):
-        table.add_column(title, no_wrap=True)
-    for title in ("hits", "missed"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("reason", overflow="fold")
-    for row in rows:
-        words = (row.name, row.target, f"{row.address:#x}", row.state, row.method or "-")
-        reason = "-" if row.reason == Reason.OK else row.reason
-        table.add_row(*words, row.action, f"{row.hits:,}", f"{row.missed:,}", reason)
-    return table
-
-
 def workload_table(done: WorkloadResult) -> RenderableType:
     """What a workload did."""
     rows = {key: f"{value:,}" for key, value in done.operations.items()}
     return key_table({"workload": done.name, "seconds": f"{done.seconds:.2f}", **rows})
-
-
-def commit_line(done: CommitResult) -> str:
-    """A commit in a sentence."""
-    late = f", {done.deferred} deferred (they fire through the int3)" if done.deferred else ""
-    lines = [
-        f"{done.patched} sites patched{late}; no CPU stood still for longer than "
-        f"{done.stop_ns / 1e6:.2f} ms, the quiescence took {done.quiescence_ns / 1e6:.1f} ms"
-    ]
-    lines += [f"  {one}" for one in done.blockers[:SHOWN_BLOCKERS]]
-    if len(done.blockers) > SHOWN_BLOCKERS:
-        lines.append(f"  and {len(done.blockers) - SHOWN_BLOCKERS} more: `djp blockers`")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

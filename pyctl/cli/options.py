@@ -9,6 +9,7 @@ import typer
 
 from pyctl.errors import UsageError
 from pyctl.guest import Guest
+from pyctl.options import Options
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
@@ -17,7 +18,46 @@ OnOption = Annotated[str | None, typer.Option("--on", metavar="WHERE", help=WHER
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")
 ]
+#: What a probe does besides counting every hit.
+IfOption = Annotated[
+    str | None,
+    typer.Option(
+        "--if",
+        metavar="'FIELD OP VALUE'",
+        help="Only hits for which this holds count, say '%di >= 5' or '+8(%di):u16 == 3'.",
+    ),
+]
+SampleOption = Annotated[
+    int | None, typer.Option("--sample", metavar="N", help="Of these only 1 in N, on each CPU.")
+]
+HistOption = Annotated[
+    str | None,
+    typer.Option(
+        "--hist", metavar="FIELD", help="Also count by powers of two of a field: %si:u32."
+    ),
+]
+ByOption = Annotated[
+    str | None, typer.Option("--by", metavar="KEY", help="Also count by cpu, pid or comm.")
+]
+OnceOption = Annotated[
+    bool, typer.Option("--once", help="One hit, then it is taken out of the text.")
+]
+SoftOption = Annotated[
+    bool, typer.Option("--soft", help="Enable and disable it by a flag; the text stays.")
+]
 TargetArgument = Annotated[str, typer.Argument(help="[MODULE:]SYMBOL[+OFFSET] or 0xADDRESS")]
+
+
+def probe_options(
+    condition: str | None,
+    sample: int | None,
+    hist: str | None,
+    by: str | None,
+    once: bool,
+    soft: bool,
+) -> Options:
+    """The options that were given."""
+    return Options(condition=condition, sample=sample, hist=hist, by=by, once=once, soft=soft)
 
 
 def open_host(context: typer.Context, on: str | None) -> Guest:

@@ -18,6 +18,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from pyctl.errors import DjprobesError
+from pyctl.options import Condition, Field
 
 #: Columns of what does not go to a terminal: nothing is cut off in a file or a pipe.
 WIDTH = 200
@@ -111,7 +112,10 @@ def error_document(error: BaseException | None) -> dict[str, Any] | None:
 
 
 def plain(value: object) -> Any:  # noqa: ANN401 (JSON)
-    """Frozen values as what JSON knows; bytes become hexadecimal text."""
+    """Frozen values as what JSON knows; bytes become hexadecimal text, and fields and
+    conditions what they are written as."""
+    if isinstance(value, Condition | Field):
+        return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, Mapping):

@@ -73,6 +73,9 @@ class AgentClient:
             except (OSError, EOFError) as error:
                 self._broken = f"the connection is lost: {self._ended() or error}"
                 raise TransportError(f"{self._host}: {self._broken}") from error
+            except BaseException:  # half a request may be on its way, or half an answer
+                self._broken = f"{request['op']!r} was interrupted"
+                raise
         return self._judge(request, reply), payload
 
     def _send_in_parts(self, head: bytes, blob: bytes, sent: Sent) -> None:

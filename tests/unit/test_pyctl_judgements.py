@@ -28,7 +28,7 @@ KERNEL, MODULE = 0xFFFFFFFF81000000, 0xFFFFFFFFC0200000
 Row = tuple[int, int, int, int, int, int, int, int, int, int]
 SITES: list[Row] = [
     (0, 1, 0, 0, 0, 6, 3, 0, 0, 0),
-    (1, 2, 2, 1, 19, 7, 3, 2 | 4, 0b100, -130),
+    (1, 2, 2, 1, 19, 7, 3, 2 | 4 | 32 | 64, 0b100, -130),
     (3, 7, 1, 4, 14, 0, 0, 1 | 8, 0, 0x7FFFFFFF),
 ]
 
@@ -53,12 +53,14 @@ def test_columns() -> None:
         assert tuple(int(getattr(kernel, name)[index]) for name in names) == row
     assert kernel.disp[kernel.method == MethodCode.JUMP_INT3].tolist() == [-130]
     assert np.flatnonzero(kernel.flags & SiteFlag.PADDING).tolist() == [2]
+    assert np.flatnonzero(kernel.flags & SiteFlag.FLAGS_DEAD_BUT_CARRY).tolist() == [1]
+    assert np.flatnonzero(kernel.flags & SiteFlag.CARRY_DEAD).tolist() == [1]
     assert RelocationCode(int(kernel.relocation[1])) is RelocationCode.JCC
 
 
 def test_codes_are_words() -> None:
     assert [code.word for code in MethodCode] == list(Method)
-    assert REASONS[19] is Reason.BRANCH_TARGET
+    assert REASONS[21] is Reason.BRANCH_TARGET
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -12,7 +14,18 @@ from pyctl.cli.census import cells
 from pyctl.control import Extent, ProbeStatus
 from pyctl.errors import DjprobesError
 from pyctl.explanation import Relocation, parse_explanation
+from pyctl.maps import MapEntry, MapKind, parse_maps
 from pyctl.methods import Method, State
+from pyctl.options import (
+    REGISTERS,
+    TYPES,
+    By,
+    Condition,
+    Field,
+    Operator,
+    OptionError,
+    Options,
+)
 from pyctl.parsing import parse_location
 from pyctl.probes import default_name
 from pyctl.reasons import Reason
@@ -27,6 +40,29 @@ WORD = st.text(
 NUMBER = st.integers(0, 2**64 - 1)
 
 
+REGISTER = st.sampled_from(REGISTERS)
+OFFSET = st.none() | st.integers(1 - 2**31, 2**31 - 1)
+FIELD = st.builds(Field, REGISTER, OFFSET, st.sampled_from(TYPES))
+UNSIGNED = st.builds(Field, REGISTER, OFFSET, st.sampled_from([t for t in TYPES if t[0] == "u"]))
+VALUE = FIELD.flatmap(
+    lambda field: st.tuples(st.just(field), st.integers(field.values[0], field.values[-1]))
+)
+CONDITION = st.builds(
+    lambda pair, operator: Condition(pair[0], operator, pair[1]), VALUE, st.sampled_from(Operator)
+)
+OPTIONS = st.one_of(
+    st.builds(Options, condition=st.none() | CONDITION, once=st.booleans(), soft=st.booleans()),
+    st.builds(
+        Options,
+        condition=st.none() | CONDITION,
+        sample=st.none() | st.integers(2, 32768),
+        hist=st.none() | UNSIGNED,
+        soft=st.booleans(),
+    ),
+    st.builds(Options, sample=st.none() | st.integers(2, 32768), by=st.sampled_from(By)),
+)
+
+
 STATUS = st.builds(
     ProbeStatus,
     name=WORD,
@@ -39,6 +75,8 @@ STATUS = st.builds(
     missed=NUMBER,
     reason=st.sampled_from(Reason) | WORD,
     detour=st.none() | st.builds(Extent, NUMBER, NUMBER),
+    options=OPTIONS,
+    unreadable=NUMBER,
 )
 
 
@@ -47,10 +85,68 @@ def test_probes_round_trip(table: list[ProbeStatus], newer: str) -> None:
     text = "".join(
         f"{s.name} {s.target} {s.address:#018x} {s.state} {s.method or '-'} {s.action} "
         f"{s.hits} {s.missed} {s.reason} "
-        f"{f'{s.detour.address:#018x}+{s.detour.length}' if s.detour else '-'}{newer}\n"
+        f"{f'{s.detour.address:#018x}+{s.detour.length}' if s.detour else '-'} "
+        f"{s.options} {s.unreadable}{newer}\n"
         for s in table
     )
     assert control.parse_probes(text) == table
+
+
+@given(OPTIONS, st.randoms())
+def test_options_round_trip(options: Options, random: Random) -> None:
+    words = list(options.words())
+    assert Options.from_words(words) == options
+    assert Options.parse(str(options)) == options
+    # In any order; the three words behind "if" stay together.
+    start = words.index("if") if "if" in words else len(words)
+    groups = [[word] for word in words[:start]]
+    groups += [words[start : start + 4], *([word] for word in words[start + 4 :])]
+    random.shuffle(groups)
+    assert Options.from_words([word for group in groups for word in group]) == options
+
+
+@given(CONDITION, NUMBER, st.none() | st.binary(min_size=8, max_size=8))
+def test_conditions_and_their_opposites(
+    condition: Condition, base: int, memory: bytes | None
+) -> None:
+    """Of two opposite comparisons exactly one holds, or nothing can be read."""
+    opposite = {
+        Operator.EQUAL: Operator.UNEQUAL,
+        Operator.LESS: Operator.AT_LEAST,
+        Operator.GREATER: Operator.AT_MOST,
+    }
+    opposite |= {other: one for one, other in opposite.items()}
+    registers = dict.fromkeys(REGISTERS, base)
+
+    def read(_address: int, size: int) -> bytes | None:
+        return None if memory is None else memory[:size]
+
+    found = condition.holds(registers, read)
+    assert (found is None) == (condition.field.offset is not None and memory is None)
+    if condition.operator in opposite and found is not None:
+        other = replace(condition, operator=opposite[condition.operator])
+        assert found is not other.holds(registers, read)
+
+
+@given(st.lists(st.text(max_size=8) | st.sampled_from(["if", "once", "hist=%di", "%di", "=="])))
+def test_words_are_options_or_refused(words: list[str]) -> None:
+    with contextlib.suppress(OptionError):
+        options = Options.from_words(words)
+        assert Options.from_words(options.words()) == options
+
+
+@given(st.lists(st.tuples(WORD, st.sampled_from(MapKind), NUMBER, st.text())))
+def test_maps_round_trip(rows: list[tuple[str, MapKind, int, str]]) -> None:
+    escape = {ord("\\"): r"\134", ord("\n"): r"\012"}
+    lines = (f"{name} {kind} {count} {key.translate(escape)}\n" for name, kind, count, key in rows)
+    text = "".join(lines)
+    assert parse_maps(text) == tuple(MapEntry(*row) for row in rows)
+
+
+@given(NUMBER, st.lists(NUMBER))
+def test_hits_round_trip(generation: int, hits: list[int]) -> None:
+    text = "".join(f"{line}\n" for line in [f"{generation} {len(hits)}", *hits])
+    assert control.parse_hits(text) == control.HitTable(generation, tuple(hits))
 
 
 @given(st.binary(min_size=1), st.lists(st.tuples(st.integers(0, 40), WORD)))
@@ -110,6 +206,11 @@ def test_parsers_raise_only_our_errors(text: str) -> None:
         control.parse_stats,
         control.parse_features,
         control.parse_strategies,
+        control.parse_hits,
+        parse_maps,
+        Field.parse,
+        Condition.parse,
+        Options.parse,
         parse_location,
     ):
         with contextlib.suppress(DjprobesError):

@@ -95,10 +95,32 @@ def test_write_is_one_write(transport: Transport, tmp_path: Path) -> None:
         about = transport._agent.ask({"op": "hello"}, seconds=10)[0]
         assert isinstance(about, dict)
         pid, replies = about["pid"], 1
-    before = write_calls(pid)
-    transport.write(str(path), data)
-    assert write_calls(pid) - before == 1 + replies
-    assert path.read_bytes() == data
+    told: list[tuple[int, int]] = []
+    for sent in (None, lambda done, total: told.append((done, total))):
+        before = write_calls(pid)
+        transport.write(str(path), data, sent=sent)
+        assert write_calls(pid) - before == 1 + replies
+        assert path.read_bytes() == data
+    assert told == sorted(set(told))
+    assert told[-1] == (len(data), len(data))
+    assert {total for _, total in told} == {len(data)}
+    assert len(told) > 100 or not replies  # over SSH it is told while it goes
+
+
+def test_an_interrupted_request_breaks_the_connection(sshd: Sshd, tmp_path: Path) -> None:
+    """Otherwise the next one would be read as the rest of this one."""
+    path = tmp_path / "file"
+    path.touch()
+
+    def interrupt(_done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    with sshd.connect() as ssh:
+        with pytest.raises(KeyboardInterrupt):
+            ssh.write(str(path), b"x" * 100_000, sent=interrupt)
+        with pytest.raises(TransportError, match="'write' was interrupted"):
+            ssh.read(str(path))
+    assert path.read_bytes() == b""
 
 
 def write_calls(pid: int) -> int:
