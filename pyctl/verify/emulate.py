@@ -45,7 +45,8 @@ from pyctl.verify.cpu import FLAGS, MASK, TRAP_FLAG, Cpu, Ending, State, draw_st
 STATES = 3
 #: So often a state is drawn again because the original does not end, or single-steps.
 TRIES = 16
-#: What a detour may leave below the stack pointer: the flags, and one register.
+#: What a detour may leave below the stack pointer if it calls nothing: the flags, and one
+#: register.
 DEAD_STACK = 16
 COUNTER = 8
 #: Calls of C code that one arrival may make.
@@ -115,6 +116,10 @@ class Verdict:
 
 class Action(Protocol):
     """What a detour does besides the displaced instructions."""
+
+    @property
+    def dead_stack(self) -> int:
+        """How many bytes it may leave below the stack pointer."""
 
     def draw(self, state: State, draw: random.Random) -> State:
         """A state for it: registers and flags may be others, not the seed."""
@@ -207,7 +212,7 @@ class _Pair:
         flags = state.flags ^ (state.flags ^ done.flags) & self._site.dead
         if not self._reads_dead_stack:
             return flags, {}
-        dead = _below(state)
+        dead = self._below(state)
         return flags, {at: byte for at, byte in done.memory.items() if at in dead}
 
     def _leaves_prologue(self, first: int) -> Callable[[int], bool]:
@@ -246,8 +251,13 @@ class _Pair:
         if original.ports != probed.ports:
             yield f"writes {probed.ports} to ports, not {original.ports}"
         yield from self._action.check(state, 0 if offset else 1, probed, calls)
-        own = _below(state) | self._action.own(state)
+        own = self._below(state) | self._action.own(state)
         yield from _compare_memory(original.memory, probed.memory, own)
+
+    def _below(self, state: State) -> set[int]:
+        """The addresses below the stack pointer at which a detour may leave something."""
+        rsp = state.registers["rsp"]
+        return {at & MASK for at in range(rsp - self._action.dead_stack, rsp)}
 
     def _leaves_original(self) -> Callable[[int], bool]:
         """Stops outside the DCR; at its first byte, too, if it is reached again: that is a
@@ -326,6 +336,8 @@ class _Pair:
 class Counting:
     """Each arrival increments a per-CPU counter."""
 
+    dead_stack = DEAD_STACK
+
     def __init__(self, site: Site) -> None:
         self._prologue = prologue(site)
 
@@ -374,12 +386,6 @@ class Counting:
 def prologue(site: Site) -> list[Instruction]:
     """The instructions of a detour before the displaced ones."""
     return _decode(site.code[: site.entries[0] - site.detour], site.detour)
-
-
-def _below(state: State) -> set[int]:
-    """The addresses below the stack pointer at which a detour may leave something."""
-    rsp = state.registers["rsp"]
-    return {at & MASK for at in range(rsp - DEAD_STACK, rsp)}
 
 
 def _compare_registers(original: Ending, probed: Ending) -> Iterator[str]:

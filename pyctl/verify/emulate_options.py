@@ -31,7 +31,7 @@ from iced_x86 import MemorySizeExt as Sizes
 
 from pyctl.options import Field, Operator, Options
 from pyctl.verify.cpu import FLAGS, MASK, Ending, State
-from pyctl.verify.emulate import STATUS, Site, prologue
+from pyctl.verify.emulate import DEAD_STACK, Site, prologue
 
 #: The emulator's names of registers, by those that options have.
 REGISTERS: Mapping[str, str] = {
@@ -43,6 +43,7 @@ BUCKETS = 65
 SMALL = 32
 #: Tries to draw a register for which a condition holds, or does not.
 TRIES = 200
+KERNEL_CS = 0x10
 #: A function must find them clear.
 DF_AC = 1 << FLAGS["DF"] | 1 << FLAGS["AC"]
 
@@ -120,6 +121,8 @@ def _kind(insn: Instruction, access: int, found: Mapping[str, Slot]) -> str | No
 class Optioned:
     """The action of a probe with options, over many arrivals: what it keeps between them is
     carried over."""
+
+    dead_stack = DEAD_STACK
 
     def __init__(self, site: Site, options: Options) -> None:
         self.options = options
@@ -270,9 +273,14 @@ class Optioned:
 
 class InC:
     """The action of a probe whose options are looked at by C code, or that has a handler: one
-    call, with the state of the arrival, and nothing is written but below the stack."""
+    call, with the state of the arrival, and nothing is written but below the stack. What is
+    there are the upper words of a struct pt_regs, all but ss, and the return address."""
 
-    def __init__(self) -> None:
+    #: ss, sp, flags, cs, ip, the return address.
+    dead_stack = 6 * 8
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
         self.arrivals = 0
 
     def draw(self, state: State, draw: random.Random) -> State:
@@ -299,16 +307,24 @@ class InC:
         if len(calls) != arrivals:
             yield f"{arrivals} arrivals, but {len(calls)} calls"
         for call in calls:
-            rsp = (state.registers["rsp"] - 16) & MASK
-            for name, value in {**state.registers, "rsp": rsp}.items():
-                if call.registers[name] != value:
-                    yield f"{name} is {call.registers[name]:#x} in the call, not {value:#x}"
-            if call.flags & DF_AC:
-                yield "the call is made with DF or AC set"
-            saved = [call.memory.get((rsp + 8 + n) & MASK) for n in range(8)]
-            flags = int.from_bytes(bytes(byte or 0 for byte in saved), "little")
-            if None in saved or (flags ^ state.flags) & (STATUS | DF_AC):
-                yield f"the flags handed over are {flags:#x}, not {state.flags:#x}"
+            yield from self._check_call(state, call)
+
+    def _check_call(self, state: State, call: Ending) -> Iterator[str]:
+        sp = state.registers["rsp"]
+        rsp = (sp - self.dead_stack) & MASK
+        for name, value in {**state.registers, "rsp": rsp}.items():
+            if call.registers[name] != value:
+                yield f"{name} is {call.registers[name]:#x} in the call, not {value:#x}"
+        if call.flags & DF_AC:
+            yield "the call is made with DF or AC set"
+        words = (self._site.address, KERNEL_CS, state.flags, sp)
+        for number, (name, value) in enumerate(
+            zip(("ip", "cs", "flags", "sp"), words, strict=True)
+        ):
+            places = [(rsp + 8 * (number + 1) + n) & MASK for n in range(8)]
+            found = bytes(call.memory.get(at, 0) for at in places)
+            if int.from_bytes(found, "little") != value:
+                yield f"{name} is handed over as {found[::-1].hex()}, not {value:#x}"
 
 
 def _with(state: State, field: Field, value: int) -> State:

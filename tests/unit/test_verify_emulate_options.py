@@ -196,23 +196,45 @@ def test_what_is_found_in_a_detour() -> None:
     assert find_slots(site(far)).count == Slot(0x7CDF74822007D8, 8)
 
 
-def call(before: bytes = b"\xfc\x0f\x01\xca") -> Site:
-    """cld; clac; call"""
-    start = DETOUR + 1 + len(before)
-    return site(before + b"\xe8" + at(CALLEE - start - 5), saves=True, dead=0)
+def call(
+    before: bytes = b"\xfc\x0f\x01\xca",
+    *,
+    pushes: bytes = b"\x54\xff\x34\x24\x9c",
+    ip: int = IA,
+    after: bytes = b"\x48\x8d\x64\x24\x10\x9d\x48\x8d\x64\x24\x10",
+) -> Site:
+    """push %rsp; push (%rsp); pushfq; cld; clac; push $CS; push $ip; call;
+    lea 16(%rsp),%rsp; popfq; lea 16(%rsp),%rsp"""
+    code = pushes + before + b"\x6a\x10\x68" + at(ip - (1 << 64))
+    code += b"\xe8" + at(CALLEE - DETOUR - len(code) - 5)
+    return site(code + after, dead=0)
+
+
+#: What is wrong with a call, and what is said of it.
+CALLS = {
+    "DF": (call(b"\x0f\x01\xca"), "with DF or AC set"),
+    "AC": (call(b"\xfc"), "with DF or AC set"),
+    "register": (call(b"\xfc\x0f\x01\xca\x31\xff"), "rdi is 0x0 in the call"),
+    "ip": (call(ip=IA + 1), "ip is handed over as"),
+    "flags": (call(b"\xfc\x0f\x01\xca", pushes=b"\x54\xff\x34\x24\xf9\x9c"), "flags is handed"),
+    "sp": (call(pushes=b"\x54\x54\x9c"), "sp is handed over as"),
+    "no call": (site(inc(), saves=True), "1 arrivals, but 0 calls"),
+    "stack": (call(after=b"\x9d\x48\x8d\x64\x24\x10"), ""),
+}
 
 
 def test_c_code_gets_the_state_of_the_arrival() -> None:
-    action = InC()
-    assert emulate(call(), seed=2, states=STATES, action=action).same
+    right = call()
+    action = InC(right)
+    verdict = emulate(right, seed=2, states=STATES, action=action)
+    assert verdict.differences == ()
+    assert verdict.same
     assert action.arrivals == STATES
-    for made, words in (
-        (call(b"\x0f\x01\xca"), "with DF or AC set"),
-        (call(b"\xfc"), "with DF or AC set"),
-        (call(b"\xfc\x0f\x01\xca\x31\xff"), "rdi is 0x0 in the call"),
-        (site(inc(), saves=True), "1 arrivals, but 0 calls"),
-    ):
-        verdict = emulate(made, seed=2, states=STATES, action=InC())
-        assert any(words in text for text in verdict.differences), verdict.differences
-    unsaved = site(b"\xe8" + at(CALLEE - DETOUR - 5), dcr=CF_DCR, dead=0)
-    assert not emulate(unsaved, seed=2, states=STATES, action=InC()).same
+
+
+@pytest.mark.parametrize("what", CALLS)
+def test_a_wrong_call_is_told(what: str) -> None:
+    made, words = CALLS[what]
+    verdict = emulate(made, seed=2, states=STATES, action=InC(made))
+    assert not verdict.same
+    assert any(words in text for text in verdict.differences), verdict.differences

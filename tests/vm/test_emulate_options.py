@@ -208,7 +208,9 @@ def test_the_detour_hands_over_the_state(
     counts: Counter[str] = Counter()
     wrong = []
     for live, options in sites[kind]:
-        verdict = emulate(live.site, seed=seed ^ live.site.address, states=C_STATES, action=InC())
+        verdict = emulate(
+            live.site, seed=seed ^ live.site.address, states=C_STATES, action=InC(live.site)
+        )
         if verdict.not_emulated is not None:
             counts["not emulated"] += 1
             continue
