@@ -83,6 +83,9 @@ int djp_test_find(const char *name);
 const char *djp_test_name(int which);
 long djp_test_check(int which);
 
+/* options.c */
+void djp_test_options_init(struct dentry *dir);
+
 /* churn.c */
 void djp_test_churn_init(struct dentry *dir);
 void djp_test_churn_exit(void);

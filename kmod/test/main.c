@@ -284,6 +284,7 @@ static int __init djp_test_init(void)
 	djp_test_victim_init(djp_test_dir);
 	djp_test_plans_init(djp_test_dir);
 	djp_test_cost_init(djp_test_dir);
+	djp_test_options_init(djp_test_dir);
 	ret = djp_test_handlers_init(djp_test_dir);
 	if (ret)
 		goto err_dir;

@@ -9,12 +9,13 @@
  *	FORM ACTION EVENT PLACE N [OFFSET]
  *
  *   FORM    bypass, jump or int3: a djprobe; kprobe: the kernel's, which may have
- *           made it a jump
+ *           made it a jump; given: those that whoever writes here has put there,
+ *           and counts himself
  *   ACTION  count or handler: of the djprobes, but that the outer one has a handler
  *           where PLACE is handler
  *   EVENT   call, timer, softirq, nmi, debug or fault
- *   PLACE   handler, copied, trap or anywhere; or detour, for jump and debug: at
- *           OFFSET bytes into the outer probe's
+ *   PLACE   handler, copied, trap or anywhere; or detour, for jump or given and
+ *           debug: at OFFSET bytes into the outer probe's
  *
  * and N events happen at that place, or as many as can be had. Read "key value"
  * lines: landed, elsewhere (events), inner_calls, inner_hits, inner_missed,
@@ -53,6 +54,7 @@ enum djp_nest_form {
 	DJP_FORM_JUMP,
 	DJP_FORM_INT3,
 	DJP_FORM_KPROBE,
+	DJP_FORM_GIVEN,
 };
 
 static const char * const djp_nest_forms[] = {
@@ -60,6 +62,7 @@ static const char * const djp_nest_forms[] = {
 	[DJP_FORM_JUMP] = "jump",
 	[DJP_FORM_INT3] = "int3",
 	[DJP_FORM_KPROBE] = "kprobe",
+	[DJP_FORM_GIVEN] = "given",
 };
 
 static const char * const djp_nest_actions[] = { "count", "handler" };
@@ -194,6 +197,18 @@ static int djp_nest_place_djprobes(enum djp_nest_form form, bool handler)
 	return ret < 0 ? ret : -EAGAIN;
 }
 
+static int djp_nest_place_probes(enum djp_nest_form form, bool handler)
+{
+	switch (form) {
+	case DJP_FORM_GIVEN:
+		return 0;
+	case DJP_FORM_KPROBE:
+		return djp_nest_place_kprobes();
+	default:
+		return djp_nest_place_djprobes(form, handler);
+	}
+}
+
 static void djp_nest_settle(struct djp_nest_probe *probe, bool kprobe)
 {
 	if (kprobe) {
@@ -217,6 +232,8 @@ static int djp_nest_remove(enum djp_nest_form form)
 	struct djprobe *ps[] = { &outer->djp, &inner->djp };
 	struct kprobe *kps[] = { &outer->kp, &inner->kp };
 
+	if (form == DJP_FORM_GIVEN)
+		return 0;
 	djp_nest_settle(outer, kprobe);
 	djp_nest_settle(inner, kprobe);
 	if (!kprobe)
@@ -315,14 +332,15 @@ static int djp_nest_run(enum djp_nest_form form, bool handler, unsigned long n,
 
 	memset(&djp_nest_outer_probe, 0, sizeof(djp_nest_outer_probe));
 	memset(&djp_nest_inner_probe, 0, sizeof(djp_nest_inner_probe));
-	ret = form == DJP_FORM_KPROBE ? djp_nest_place_kprobes() :
-					djp_nest_place_djprobes(form, handler);
+	ret = djp_nest_place_probes(form, handler);
 	if (ret)
 		return ret;
 	djp_nest_first = READ_ONCE(*(u8 *)djp_test_dwell_probe);
 	migrate_disable();
 	djp_nest.task = current;
-	if (djp_nest.place == DJP_NEST_DETOUR)
+	if (djp_nest.place == DJP_NEST_DETOUR && djp_nest_first != 0xe9)
+		ret = -ENOENT;
+	else if (djp_nest.place == DJP_NEST_DETOUR)
 		djp_nest.copied = djp_nest_detour() + offset;
 	else if (djp_nest.event == DJP_NEST_DEBUG &&
 		 djp_nest.place == DJP_NEST_COPIED)
@@ -338,8 +356,11 @@ static int djp_nest_run(enum djp_nest_form form, bool handler, unsigned long n,
 static bool djp_nest_is_possible(enum djp_nest_form form)
 {
 	if (djp_nest.place == DJP_NEST_DETOUR)
-		return form == DJP_FORM_JUMP &&
+		return (form == DJP_FORM_JUMP || form == DJP_FORM_GIVEN) &&
 		       djp_nest.event == DJP_NEST_DEBUG;
+	/* Nobody's handler would know. */
+	if (form == DJP_FORM_GIVEN && djp_nest.place == DJP_NEST_HANDLER)
+		return false;
 	switch (djp_nest.event) {
 	case DJP_NEST_NMI:
 		return true;

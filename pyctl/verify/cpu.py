@@ -188,6 +188,14 @@ class Cpu:
             unknown=unknown,
         )
 
+    def leave_call(self, flags: int) -> int:
+        """A function that was called, and that is nowhere in the code, has returned with these
+        flags and changed nothing else. Where to."""
+        rsp = int(self._uc.reg_read(x86.UC_X86_REG_RSP))
+        self._uc.reg_write(x86.UC_X86_REG_RSP, (rsp + 8) & MASK)
+        self._uc.reg_write(x86.UC_X86_REG_RFLAGS, flags)
+        return int.from_bytes(self._uc.mem_read(rsp, 8), "little")
+
     def _forget(self) -> None:
         self._written: set[int] = set()
         self._ports: list[tuple[int, int, int]] = []

@@ -10,13 +10,20 @@ meets an int3 of ours, what the int3 handler does is done. Compared are all regi
 flags, the address at which it goes on, each byte of memory that either wrote, and output to
 ports. Two things are the probe's own: its counter, which has to go up by exactly 1, and the
 dead stack below the stack pointer.
+
+A detour may change flags that nobody reads: those that ``Site.dead`` says. The original is
+then run with them as the detour has left them, and all has to be the same again.
+
+What a detour does besides counting (``emulate_options``) is an :class:`Action`. If it calls
+C code before the displaced instructions, that is taken to keep all registers and no flag.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from iced_x86 import (
     Code,
@@ -38,9 +45,14 @@ from pyctl.verify.cpu import FLAGS, MASK, TRAP_FLAG, Cpu, Ending, State, draw_st
 STATES = 3
 #: So often a state is drawn again because the original does not end, or single-steps.
 TRIES = 16
-#: What a detour may leave below the stack pointer: the flags, and one register.
+#: What a detour may leave below the stack pointer if it calls nothing: the flags, and one
+#: register.
 DEAD_STACK = 16
 COUNTER = 8
+#: Calls of C code that one arrival may make.
+CALLS = 4
+#: The status flags: CF PF AF ZF SF OF.
+STATUS = sum(1 << FLAGS[name] for name in ("CF", "PF", "AF", "ZF", "SF", "OF"))
 JUMP_LEN = 5
 JUMP, INT3 = 0xE9, 0xCC
 #: They have another result each time.
@@ -61,7 +73,8 @@ class Site:
     ``original`` are the bytes of the DCR without the probe, ``live`` the same bytes now;
     ``code`` is the detour, which is at the address ``detour``. ``entries`` says where each
     displaced instruction begins in the detour, by its offset in the DCR; ``traps`` are the
-    offsets of the branch targets that have an int3 among the jump's bytes.
+    offsets of the branch targets that have an int3 among the jump's bytes. ``dead`` are the
+    flags, as in rflags, that nobody reads before they are written from the address on.
     """
 
     address: int
@@ -71,6 +84,7 @@ class Site:
     code: bytes
     entries: Mapping[int, int]
     traps: tuple[int, ...] = ()
+    dead: int = 0
 
     def __post_init__(self) -> None:
         if not self.original or len(self.original) != len(self.live):
@@ -100,14 +114,40 @@ class Verdict:
         return self.runs > 0 and not self.differences and self.not_emulated is None
 
 
-def emulate(site: Site, *, seed: int, states: int = STATES) -> Verdict:
+class Action(Protocol):
+    """What a detour does besides the displaced instructions."""
+
+    @property
+    def dead_stack(self) -> int:
+        """How many bytes it may leave below the stack pointer."""
+
+    def draw(self, state: State, draw: random.Random) -> State:
+        """A state for it: registers and flags may be others, not the seed."""
+
+    def memory(self, state: State) -> Mapping[int, int]:
+        """Bytes of memory that are other than the state's before the run."""
+
+    def own(self, state: State) -> set[int]:
+        """Addresses that it may write, beside the dead stack."""
+
+    def check(
+        self, state: State, arrivals: int, probed: Ending, calls: Sequence[Ending]
+    ) -> Iterator[str]:
+        """What is wrong with what it wrote, after so many arrivals at the probe, and with the
+        calls of C code, each as the CPU stood at the callee's first instruction."""
+
+
+def emulate(
+    site: Site, *, seed: int, states: int = STATES, action: Action | None = None
+) -> Verdict:
     """Run a site with and without its probe from ``states`` random states each, from its
-    first byte and from each of its traps. Ends at the first state that shows a difference."""
+    first byte and from each of its traps. Ends at the first state that shows a difference.
+    Without an ``action`` the detour has to count."""
     displaced = {insn.ip: insn for insn in _decode(site.original, site.address)}
     strange = [insn for insn in displaced.values() if not _emulated(insn)]
     if strange:
         return Verdict(site, 0, not_emulated=_name(strange[0]))
-    pair = _Pair(site, displaced)
+    pair = _Pair(site, displaced, action or Counting(site))
     draw = random.Random(seed)
     runs = 0
     for offset in (0, *site.traps):
@@ -130,8 +170,9 @@ def emulate(site: Site, *, seed: int, states: int = STATES) -> Verdict:
 class _Pair:
     """Two CPUs: one with the site as it was, one with the site as it is."""
 
-    def __init__(self, site: Site, displaced: Mapping[int, Instruction]) -> None:
+    def __init__(self, site: Site, displaced: Mapping[int, Instruction], action: Action) -> None:
         self._site = site
+        self._action = action
         self._reads_dead_stack = any(
             insn.memory_base == Register.RSP and insn.memory_displacement >> 63
             for insn in displaced.values()
@@ -139,33 +180,61 @@ class _Pair:
         self._repeats = {ip for ip, insn in displaced.items() if _repeats(insn)}
         self._original = Cpu([(site.address, site.original), (site.detour, site.code)])
         self._probed = Cpu([(site.address, site.live), (site.detour, site.code)])
-        self._prologue = _decode(site.code[: site.entries[0] - site.detour], site.detour)
+        #: What the detour calls before the displaced instructions.
+        self._callee = next(
+            (insn.near_branch_target for insn in prologue(site) if insn.is_call_near), None
+        )
 
     def usable(self, draw: random.Random, offset: int) -> tuple[State, Ending]:
         """A state from which the original ends, and its end."""
         for _ in range(TRIES):
-            state = draw_state(draw, short=bool(self._repeats))
-            self._original.start(state, self._dead_stack(state, offset))
+            state = self._action.draw(draw_state(draw, short=bool(self._repeats)), draw)
+            flags, dead_stack = self._arrive(state, offset)
+            memory = {**self._action.memory(state), **dead_stack}
+            self._original.start(replace(state, flags=flags), memory)
             ending = self._original.run(self._site.address + offset, self._leaves_original())
             if not ending.endless and not ending.flags & TRAP_FLAG:
                 break
         return state, ending
 
-    def _dead_stack(self, state: State, offset: int) -> Mapping[int, int]:
-        """What the count leaves below the stack pointer, if the original reads there, which
+    def _arrive(self, state: State, offset: int) -> tuple[int, Mapping[int, int]]:
+        """The flags with which the displaced instructions begin, as far as a detour may change
+        them; and what it leaves below the stack pointer, if the original reads there, which
         an interrupt might have written to as well. A memory barrier is such an instruction:
         lock addl $0,-4(%rsp)."""
-        if offset or not self._reads_dead_stack:
-            return {}
+        if offset or not (self._site.dead or self._reads_dead_stack):
+            return state.flags, {}
         first = self._site.entries[0]
-        self._probed.start(state)
-        counted = self._probed.run(self._site.detour, lambda address: address == first)
-        dead = _below(state)
-        return {at: byte for at, byte in counted.memory.items() if at in dead}
+        self._probed.start(state, self._action.memory(state))
+        done, _ = self._call_out(
+            state, self._probed.run(self._site.detour, self._leaves_prologue(first)), first
+        )
+        flags = state.flags ^ (state.flags ^ done.flags) & self._site.dead
+        if not self._reads_dead_stack:
+            return flags, {}
+        dead = self._below(state)
+        return flags, {at: byte for at, byte in done.memory.items() if at in dead}
+
+    def _leaves_prologue(self, first: int) -> Callable[[int], bool]:
+        """Stops at the first displaced instruction, and where something is called."""
+        callee = self._callee
+        return lambda address: address in {first, callee}
+
+    def _call_out(
+        self, state: State, ending: Ending, first: int | None = None
+    ) -> tuple[Ending, list[Ending]]:
+        """Go on behind the calls of C code; also how the CPU stood at each."""
+        calls: list[Ending] = []
+        while ending.next == self._callee and ending.exception is None and len(calls) < CALLS:
+            calls.append(ending)
+            back = self._probed.leave_call(state.flags ^ STATUS)
+            leaves = self._leaves_probed() if first is None else self._leaves_prologue(first)
+            ending = self._probed.run(back, leaves)
+        return ending, calls
 
     def compare(self, state: State, offset: int, original: Ending) -> Iterator[str]:
         """How the probed site ends otherwise."""
-        probed, wrong = self._run_probed(state, offset)
+        probed, calls, wrong = self._run_probed(state, offset)
         if wrong is not None:
             yield wrong
             return
@@ -181,14 +250,14 @@ class _Pair:
         yield from _compare_registers(original, probed)
         if original.ports != probed.ports:
             yield f"writes {probed.ports} to ports, not {original.ports}"
-        counter = self._counter(state)
-        if counter is None:
-            yield "the detour has no counter"
-        else:
-            yield from _compare_counter(state, counter, 0 if offset else 1, probed)
-        own = _below(state)
-        own |= {at & MASK for at in range(counter or 0, (counter or 0) + COUNTER)}
+        yield from self._action.check(state, 0 if offset else 1, probed, calls)
+        own = self._below(state) | self._action.own(state)
         yield from _compare_memory(original.memory, probed.memory, own)
+
+    def _below(self, state: State) -> set[int]:
+        """The addresses below the stack pointer at which a detour may leave something."""
+        rsp = state.registers["rsp"]
+        return {at & MASK for at in range(rsp - self._action.dead_stack, rsp)}
 
     def _leaves_original(self) -> Callable[[int], bool]:
         """Stops outside the DCR; at its first byte, too, if it is reached again: that is a
@@ -223,23 +292,23 @@ class _Pair:
 
         return leaves
 
-    def _run_probed(self, state: State, offset: int) -> tuple[Ending, str | None]:
+    def _run_probed(self, state: State, offset: int) -> tuple[Ending, list[Ending], str | None]:
         """Until it leaves for good; with a word if it goes where nothing may go."""
         site = self._site
-        self._probed.start(state)
+        self._probed.start(state, self._action.memory(state))
         start = site.address + offset
         if site.live[offset] == INT3:
             start = self._handle_int3(offset) or start
-        ending = self._probed.run(start, self._leaves_probed())
+        ending, calls = self._call_out(state, self._probed.run(start, self._leaves_probed()))
         while ending.exception is None and ending.unknown is None and not ending.endless:
             place = ending.next - site.address
             if place not in range(1, site.patch_len):
                 break
             entry = self._handle_int3(place)
             if entry is None:
-                return ending, f"goes to +{place:#x}, into the bytes of the jump"
+                return ending, calls, f"goes to +{place:#x}, into the bytes of the jump"
             ending = self._probed.run(entry, self._leaves_probed())
-        return ending, None
+        return ending, calls, None
 
     def _handle_int3(self, place: int) -> int | None:
         """Where the int3 handler sends an arrival."""
@@ -263,6 +332,42 @@ class _Pair:
         before = [offset for offset, entry in site.entries.items() if entry <= address]
         return f"+{max(before):#x}" if before else "the count"
 
+
+class Counting:
+    """Each arrival increments a per-CPU counter."""
+
+    dead_stack = DEAD_STACK
+
+    def __init__(self, site: Site) -> None:
+        self._prologue = prologue(site)
+
+    def draw(self, state: State, draw: random.Random) -> State:
+        """Any state will do."""
+        del draw
+        return state
+
+    def memory(self, state: State) -> Mapping[int, int]:
+        """Any memory, too."""
+        del state
+        return {}
+
+    def own(self, state: State) -> set[int]:
+        """The counter."""
+        counter = self._counter(state)
+        return set() if counter is None else {(counter + n) & MASK for n in range(COUNTER)}
+
+    def check(
+        self, state: State, arrivals: int, probed: Ending, calls: Sequence[Ending]
+    ) -> Iterator[str]:
+        """It goes up by 1."""
+        if calls:
+            yield "the detour calls something"
+        counter = self._counter(state)
+        if counter is None:
+            yield "the detour has no counter"
+        else:
+            yield from _compare_counter(state, counter, arrivals, probed)
+
     def _counter(self, state: State) -> int | None:
         """The address that the detour writes through %gs: before it comes to the displaced
         instructions."""
@@ -278,10 +383,9 @@ class _Pair:
         return None
 
 
-def _below(state: State) -> set[int]:
-    """The addresses below the stack pointer at which a detour may leave something."""
-    rsp = state.registers["rsp"]
-    return {at & MASK for at in range(rsp - DEAD_STACK, rsp)}
+def prologue(site: Site) -> list[Instruction]:
+    """The instructions of a detour before the displaced ones."""
+    return _decode(site.code[: site.entries[0] - site.detour], site.detour)
 
 
 def _compare_registers(original: Ending, probed: Ending) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pyctl.control import DEBUGFS
@@ -63,8 +63,11 @@ def read_sites(
     targets: Iterable[str],
     originals: Sequence[Text],
     root: str = DEBUGFS,
+    *,
+    dead: Callable[[int], int] = lambda _address: 0,
 ) -> list[LiveSite]:
     """The sites of these targets, which are probed; ``originals`` is text from before that.
+    ``dead`` tells the flags that nobody reads from an address on.
 
     All memory is read in one go. OracleError if a target has no detour.
     """
@@ -91,6 +94,7 @@ def read_sites(
             code=code,
             entries={entry.offset: entry.address for entry in explanation.entries},
             traps=explanation.traps,
+            dead=dead(explanation.address),
         )
         found.append(LiveSite(site, explanation))
     return found

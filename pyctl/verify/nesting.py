@@ -28,6 +28,8 @@ class Form(StrEnum):
     INT3 = "int3"
     #: The kernel's own, as an int3 or as a jump: see ``testmodules.kprobe_optimisation()``.
     KPROBE = "kprobe"
+    #: Whatever the caller has put there; the hits in the result are then 0.
+    GIVEN = "given"
 
 
 class Action(StrEnum):
@@ -117,8 +119,8 @@ class Nest:
 
         Fewer are had where the event can't get there: an interrupt, in a handler that runs
         with interrupts off. The outer djprobe has a handler if that is the place, whatever
-        ``action`` says. ``offset`` is for ``DETOUR``, bytes from its start. RemoteOSError
-        when there is no such experiment.
+        ``action`` says. ``offset`` is for ``DETOUR``, bytes from its start; the outer probe
+        has to be a jump then. RemoteOSError when there is no such experiment.
         """
         line = f"{form} {action} {event} {place} {times} {offset}"
         self._transport.write(NEST, line.encode())

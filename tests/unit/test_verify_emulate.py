@@ -327,6 +327,31 @@ def test_a_wrong_detour_is_told(name: str) -> None:
     assert any(words in text for text in verdict.differences), verdict
 
 
+#: ZF SF OF PF AF as in rflags: what an increment changes.
+INC_FLAGS = 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 11
+TEST = fixed("4885c0")  # test %rax,%rax
+SETB = fixed("0f92c1")  # setb %cl
+
+
+def test_flags_that_nobody_reads_need_not_be_saved() -> None:
+    dead = Case([TEST, SETB], [TEST, SETB])
+    assert not emulate(site(CASES["store"], action=count()), seed=4, states=20).same
+    bare = replace(site(CASES["store"], action=count()), dead=INC_FLAGS)
+    assert emulate(bare, seed=4, states=20).same, "an increment leaves CF alone"
+    assert emulate(site(dead, action=count()), seed=4, states=20).same, "written in the DCR"
+    # addq $1 changes CF, which adc reads
+    add = bytes.fromhex("6548830425") + count()[5:] + b"\x01"
+    wrong = replace(site(CASES["copy"], action=add), dead=INC_FLAGS)
+    assert not emulate(wrong, seed=4, states=20).same
+    assert emulate(replace(wrong, dead=INC_FLAGS | 1), seed=4, states=20).same
+
+
+def test_what_is_done_to_a_dead_flag_is_compared_all_the_same() -> None:
+    setz = fixed("0f94c1")
+    wrong = site(Case([TEST, setz], [TEST, setz]), action=count(), displaced={0: fixed("4885c9")})
+    assert not emulate(replace(wrong, dead=INC_FLAGS), seed=5, states=20).same
+
+
 def test_what_can_not_be_emulated_is_said() -> None:
     for code, name in (("c5f877", "vzeroupper"), ("0f31", "rdtsc"), ("0fc7f0", "rdrand")):
         verdict = emulate(site(Case([fixed(code), ADC], [fixed(code), ADC])), seed=3)

@@ -10,6 +10,7 @@ import pytest
 from pyctl import Guest, Probes
 from pyctl.module import SOURCE as KMOD
 from pyctl.verify.judgements import Judgements, read_judgements
+from pyctl.verify.liveness import Kernel, read_kernel
 from vm import keeper
 from vm.settings import Settings
 from vm.state import guests
@@ -46,6 +47,14 @@ def judgements() -> Judgements:
     with Guest.boot("bookworm-cloud") as it:
         it.load()
         return read_judgements(it.transport)
+
+
+@pytest.fixture(scope="session")
+def kernel(judgements: Judgements) -> Kernel:
+    """All text, unprobed, and which flags are live by an oracle of ours; the same in all guests
+    of one snapshot."""
+    with Guest.boot("bookworm-cloud") as it:
+        return read_kernel(it.transport, judgements)
 
 
 @pytest.fixture

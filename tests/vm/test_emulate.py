@@ -11,11 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pytest
+from iced_x86 import Mnemonic
 
 from pyctl import Guest
 from pyctl.methods import Method
 from pyctl.verify.decoders import decode_iced
-from pyctl.verify.emulate import Verdict, emulate
+from pyctl.verify.emulate import Verdict, emulate, prologue
+from pyctl.verify.flow import read_flow
 from pyctl.verify.judgements import (
     Judgements,
     MethodCode,
@@ -25,6 +27,7 @@ from pyctl.verify.judgements import (
     read_judgements,
 )
 from pyctl.verify.jumps import commit_all
+from pyctl.verify.liveness import Liveness
 from pyctl.verify.livesites import LiveSite, read_sites
 from pyctl.verify.livetext import Text, read_text
 
@@ -36,6 +39,7 @@ log = logging.getLogger(__name__)
 #: of instruction among them, up to KIND.
 SAMPLE = {MethodCode.JUMP: 2400, MethodCode.JUMP_INT3: 500, MethodCode.INT3: 400}
 KIND = 100
+PUSHFQ = Mnemonic.PUSHFQ
 #: Two sites so far apart are not in each other's way.
 APART = 32
 #: What unicorn does not have, or what has another result each time, at most so much of it.
@@ -51,6 +55,13 @@ def judgements(guest: Guest, targets: None) -> Judgements:
 def originals(guest: Guest, judgements: Judgements) -> list[Text]:
     """All text, before a probe is in it."""
     return read_text(guest.transport, [(part.start, part.size) for part in judgements.parts])
+
+
+@pytest.fixture(scope="module")
+def liveness(guest: Guest, originals: list[Text]) -> Liveness:
+    """Which flags nobody reads, by an oracle of ours."""
+    ranges = [(text.start, len(text.data)) for text in originals]
+    return Liveness(originals, read_flow(guest.transport, ranges))
 
 
 def displacing(part: TextPart) -> np.ndarray:
@@ -92,14 +103,16 @@ def in_rounds(addresses: Iterable[int]) -> list[list[int]]:
     return rounds
 
 
-def probe(guest: Guest, addresses: list[int], originals: list[Text]) -> list[LiveSite]:
+def probe(
+    guest: Guest, addresses: list[int], originals: list[Text], liveness: Liveness
+) -> list[LiveSite]:
     """Probe them all, read how they stand there, and take the probes out again."""
     targets = [hex(address) for address in addresses]
     with guest.probes() as probes:
         added = probes.add_many(targets)
         commit_all(probes, [each.name for each in added])
         try:
-            return read_sites(guest.transport, targets, originals)
+            return read_sites(guest.transport, targets, originals, dead=liveness.dead)
         finally:
             probes.remove_all()
 
@@ -138,6 +151,7 @@ def run(sites: list[LiveSite], seed: int) -> Mapping[str, int]:
         counts["emulated"] += 1
         counts["runs"] += verdict.runs
         counts[str(live.explanation.method)] += 1
+        counts["flags saved" if prologue(live.site)[0].mnemonic == PUSHFQ else "not saved"] += 1
         kinds = decode_iced(Text(live.site.address, live.site.original, ())).kind
         counts.update({RelocationCode(kind).name for kind in kinds.tolist()})
         if not verdict.same:
@@ -151,22 +165,24 @@ def run(sites: list[LiveSite], seed: int) -> Mapping[str, int]:
 
 
 def test_a_large_sample_of_the_kernel(
-    watched: Guest, judgements: Judgements, originals: list[Text]
+    watched: Guest, judgements: Judgements, originals: list[Text], liveness: Liveness
 ) -> None:
     seed = random.SystemRandom().randrange(1 << 32)
     log.info("seed %d", seed)
     chosen = list(choose(judgements.parts[0], random.Random(seed)))
-    counts = run(probe(watched, chosen, originals), seed)
+    counts = run(probe(watched, chosen, originals, liveness), seed)
     assert counts["not emulated"] <= NOT_EMULATED * len(chosen)
     assert counts["jump"] > 2000
     assert counts["jump+int3"] > 300
     assert counts["int3"] > 200
+    assert counts["flags saved"] > 200
+    assert counts["not saved"] > 1000
     few = {RelocationCode.LOOP, RelocationCode.CALL_INDIRECT}  # a stock kernel has retpolines
     assert all(counts[kind.name] > KIND / 2 for kind in set(RelocationCode) - few), counts
 
 
 def test_each_instruction_of_the_test_module(
-    watched: Guest, judgements: Judgements, originals: list[Text]
+    watched: Guest, judgements: Judgements, originals: list[Text], liveness: Liveness
 ) -> None:
     """It has every kind of relocation."""
     symbol = watched.transport.run(["grep", "-w", "djp_test_plain", "/proc/kallsyms"]).text
@@ -175,6 +191,6 @@ def test_each_instruction_of_the_test_module(
     counts: Counter[str] = Counter()
     seed = random.SystemRandom().randrange(1 << 32)
     for addresses in in_rounds(part.address[displacing(part)].tolist()):
-        counts.update(run(probe(watched, addresses, originals), seed))
+        counts.update(run(probe(watched, addresses, originals, liveness), seed))
     assert all(counts[kind.name] > 0 for kind in RelocationCode), counts
     assert counts["not emulated"] == 0
