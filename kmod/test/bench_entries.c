@@ -46,7 +46,6 @@ static int djp_entries_attach_ftrace(unsigned long *addrs, unsigned int nr)
 
 	memset(&djp_entries_ops, 0, sizeof(djp_entries_ops));
 	djp_entries_ops.func = djp_entries_hit;
-	djp_entries_ops.flags = FTRACE_OPS_FL_RECURSION;
 	ret = ftrace_set_filter_ips(&djp_entries_ops, addrs, nr, 0, 1);
 	if (!ret)
 		ret = register_ftrace_function(&djp_entries_ops);

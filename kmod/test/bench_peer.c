@@ -120,14 +120,14 @@ static void notrace djp_bench_on_ftrace(unsigned long ip, unsigned long parent_i
 	this_cpu_inc(djp_bench_hits);
 }
 
-/* It can't recurse, so it needs no guard, and is called without a detour. */
+/* It can't recurse, so it asks for no guard (FTRACE_OPS_FL_RECURSION). */
 static int djp_bench_attach_ops(unsigned long addr, unsigned long flags)
 {
 	int ret;
 
 	memset(&djp_bench_ops, 0, sizeof(djp_bench_ops));
 	djp_bench_ops.func = djp_bench_on_ftrace;
-	djp_bench_ops.flags = FTRACE_OPS_FL_RECURSION | flags;
+	djp_bench_ops.flags = flags;
 	ret = ftrace_set_filter_ip(&djp_bench_ops, addr, 0, 1);
 	return ret ?: register_ftrace_function(&djp_bench_ops);
 }
