@@ -24,6 +24,7 @@
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/seq_file.h>
+#include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
 #include <asm/msr.h>
@@ -118,6 +119,31 @@ int djp_bench_read(char *buf, size_t size, const char __user *user, size_t len)
 	if (end)
 		*end = 0;
 	return 0;
+}
+
+/**
+ * djp_bench_read_lines() - many lines that were written to a file
+ * @user: what was written
+ * @len: how much
+ * @max: how much may be
+ *
+ * Return: the text without its last newline, to be freed with kvfree(), or an ERR_PTR.
+ */
+char *djp_bench_read_lines(const char __user *user, size_t len, size_t max)
+{
+	char *text;
+
+	if (len > max)
+		return ERR_PTR(-E2BIG);
+	text = vmemdup_user(user, len);
+	if (IS_ERR(text))
+		return text;
+	if (!len || text[len - 1] != '\n') {
+		kvfree(text);
+		return ERR_PTR(-EINVAL);
+	}
+	text[len - 1] = 0;
+	return text;
 }
 
 static u64 djp_bench_round(const struct djp_bench_function *function,
@@ -253,12 +279,14 @@ static int __init djp_bench_init(void)
 			    &djp_bench_kernel_fops);
 	djp_bench_peer_init(djp_bench_dir);
 	djp_bench_entries_init(djp_bench_dir);
+	djp_bench_watch_init(djp_bench_dir);
 	return 0;
 }
 
 static void __exit djp_bench_exit(void)
 {
 	debugfs_remove_recursive(djp_bench_dir);
+	djp_bench_watch_exit();
 	djp_bench_entries_exit();
 	djp_bench_peer_exit();
 }

@@ -134,20 +134,11 @@ static int djp_entries_place(char *text)
 static ssize_t djp_entries_write(struct file *file, const char __user *user,
 				 size_t len, loff_t *pos)
 {
-	char *text;
+	char *text = djp_bench_read_lines(user, len, DJP_ENTRIES_WRITE_MAX);
 	int ret;
 
-	if (len > DJP_ENTRIES_WRITE_MAX)
-		return -E2BIG;
-	text = vmemdup_user(user, len);
 	if (IS_ERR(text))
 		return PTR_ERR(text);
-	/* The last byte is the last newline. */
-	if (!len || text[len - 1] != '\n') {
-		kvfree(text);
-		return -EINVAL;
-	}
-	text[len - 1] = 0;
 	mutex_lock(&djp_entries_mutex);
 	djp_entries_remove();
 	ret = djp_entries_place(text);

@@ -31,6 +31,7 @@ DECLARE_PER_CPU(unsigned long, djp_bench_hits);
 /* bench.c */
 int djp_bench_point(const char *name, unsigned long *addr);
 int djp_bench_read(char *buf, size_t size, const char __user *user, size_t len);
+char *djp_bench_read_lines(const char __user *user, size_t len, size_t max);
 
 /* bench_peer.c */
 void djp_bench_peer_init(struct dentry *dir);
@@ -39,5 +40,9 @@ void djp_bench_peer_exit(void);
 /* bench_entries.c */
 void djp_bench_entries_init(struct dentry *dir);
 void djp_bench_entries_exit(void);
+
+/* bench_watch.c */
+void djp_bench_watch_init(struct dentry *dir);
+void djp_bench_watch_exit(void);
 
 #endif /* _DJP_BENCH_H */

@@ -145,8 +145,8 @@ class HitBench:
         """Attach, call, read, take away. OracleError if a hit was lost, or counted twice."""
         bare = self._bare_run(method.function)
         try:
-            with self._attached(method) as hits:
-                first = self._check_text(method)
+            with self.attached(method) as hits:
+                first = self.check_text(method)
                 before = hits()
                 run = self._run(method.function)
                 counted = hits() - before
@@ -193,7 +193,7 @@ class HitBench:
         return parse_run(self._transport.read(f"{BENCH}/run").decode(), self._calls)
 
     @contextlib.contextmanager
-    def _attached(self, method: Method) -> Iterator[Callable[[], int]]:
+    def attached(self, method: Method) -> Iterator[Callable[[], int]]:
         ways = {Way.CONTROL: self._by_control, Way.PEER: self._by_peer, Way.BPF: self._by_bpf}
         with (
             kprobe_optimisation(self._transport, on=method.optimise),
@@ -240,7 +240,7 @@ class HitBench:
             finally:
                 counter.detach()
 
-    def _check_text(self, method: Method) -> int:
+    def check_text(self, method: Method) -> int:
         """The byte that stands where the probe is; of what is moved behind an ftrace site,
         that there. Mainline's optimiser takes its time."""
         behind = 5 if method.kind is Kind.OURS and method.function == "entry" else 0

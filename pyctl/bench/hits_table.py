@@ -15,7 +15,7 @@ from pyctl.bench.methods import OPTPROBE, Kind
 from pyctl.bench.picture import scale
 
 #: Cells of the longest bar; what a bar of no length stands for, in instructions.
-BAR = 30
+BAR = 26
 SHORTEST = 1.0
 
 
@@ -32,7 +32,11 @@ def table(rows: Sequence[HitRow]) -> RenderableType:
     )
     missing = [row for row in rows if row.extra_instructions is None]
     title = Text("what a hit costs", style="bold cyan")
-    title.append(": instructions that a call executes more", style="not bold default")
+    title.append(
+        ": instructions that a call executes more; each is called "
+        f"{max((row.calls for row in measured), default=0):,} times",
+        style="not bold default",
+    )
     parts: list[RenderableType] = ["", title, "", _table(measured)]
     notes = [f"{row.method}: {row.note}" for row in measured if row.note]
     notes += [f"{row.method}: {row.note}" for row in missing]
@@ -44,10 +48,11 @@ def table(rows: Sequence[HitRow]) -> RenderableType:
 def _table(rows: Sequence[HitRow]) -> RenderableType:
     result = Table(box=None, pad_edge=False, header_style="bold")
     result.add_column("method", no_wrap=True)
-    result.add_column("", no_wrap=True)
+    result.add_column("whose", no_wrap=True)
+    result.add_column("")
     result.add_column("extra", justify="right", no_wrap=True)
     result.add_column(f"of {OPTPROBE}", justify="right", no_wrap=True)
-    result.add_column("", no_wrap=True)
+    result.add_column("", no_wrap=True, min_width=BAR)
     result.add_column("hits", justify="right", no_wrap=True)
     widths = scale([row.extra_instructions or 0 for row in rows], BAR, SHORTEST)
     for row, width in zip(rows, widths, strict=True):
@@ -55,10 +60,11 @@ def _table(rows: Sequence[HitRow]) -> RenderableType:
         style = "green" if ours else "yellow"
         result.add_row(
             Text(row.method, style=style),
-            row.what if ours else f"{row.what} (mainline)",
+            "ours" if ours else "mainline",
+            row.what,
             f"{row.extra_instructions:,}",
             "-" if row.ratio is None else f"{row.ratio:.2f}",
             Text("█" * width or "▏", style=style),
-            f"{row.hits:,} of {row.calls:,}",
+            f"{row.hits:,}",
         )
     return result

@@ -62,6 +62,7 @@ class Batch:
         self.control = f"{ours}/control"
         self.bulk = f"{peer}/bulk"
         self.entries = f"{bench}/entries"
+        self.watch = f"{bench}/watch"
         self.took_out: Callable[[], dict[str, Any]] | None = None
 
     def stats(self) -> dict[str, int]:
@@ -72,11 +73,17 @@ class Batch:
         """Put them in."""
         addresses, seconds = request["addresses"], request["seconds"]
         method = request["method"]
+        write(self.watch, "\n".join(f"{at:#x}" for at in addresses) + "\n")
         if method in ("count", "soft"):
             return self.put_ours(addresses, "count" if method == "count" else "count soft", seconds)
         if method in ("kprobe", "kprobe-late", "kprobe-ftrace"):
             return self.put_kprobes(addresses, method, seconds)
         return self.put_entries(addresses, method)
+
+    def restored(self) -> bool:
+        """Whether the text at all addresses is as it was."""
+        with open(self.watch) as file:  # noqa: PTH123
+            return int(file.read()) == 0
 
     def put_ours(self, addresses: Sequence[int], words: str, seconds: float) -> dict[str, Any]:
         """djprobes, by one write; one commit."""
@@ -108,6 +115,7 @@ class Batch:
         """Remove them, and free their detours."""
         start = time.monotonic()
         write(self.control, "-*\n")
+        self.await_text()
         removed = time.monotonic()
         stop = self.stats()["last_stop_ns"]
         if not until(self.reclaimed, SETTLE_SECONDS):
@@ -117,6 +125,11 @@ class Batch:
             "reclaim_s": time.monotonic() - removed,
             "stop_ns": max(stop, self.stats()["last_stop_ns"]),
         }
+
+    def await_text(self) -> None:
+        """Mainline's optimiser restores it in the background."""
+        if not until(self.restored, SETTLE_SECONDS):
+            raise OSError(errno.EBUSY, "kernel text is not restored")
 
     def reclaimed(self) -> bool:
         """Free what is retired."""
@@ -156,6 +169,7 @@ class Batch:
         """Unregister them."""
         start = time.monotonic()
         write(self.bulk, "\n")
+        self.await_text()
         removed = time.monotonic()
         write(OPTIMIZATION, "1\n")
         return {"remove_s": removed - start}
@@ -181,6 +195,7 @@ class Batch:
         """Unregister it."""
         start = time.monotonic()
         write(self.entries, "\n")
+        self.await_text()
         return {"remove_s": time.monotonic() - start}
 
     def remove(self, _request: dict[str, Any]) -> dict[str, Any]:
