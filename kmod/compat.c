@@ -15,10 +15,6 @@
 
 #include "compat.h"
 
-/* f3 0f 1e fa */
-#define DJP_ENDBR64	0xfa1e0ff3
-#define DJP_ENDBR64_LEN	4
-
 struct djp_kernel djp_k __ro_after_init;
 
 static const struct {

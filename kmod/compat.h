@@ -30,6 +30,10 @@ struct seq_file;
 struct stack_info;
 struct static_call_site;
 
+/* f3 0f 1e fa */
+#define DJP_ENDBR64	0xfa1e0ff3
+#define DJP_ENDBR64_LEN	4
+
 /* One line for each symbol: kind, return type, name, arguments. */
 #define DJP_KERNEL_FUNCTIONS(REQ, OPT) \
 REQ(void *, text_poke, (void *addr, const void *opcode, size_t len)) \
@@ -91,6 +95,7 @@ OPT(struct atomic_notifier_head, die_chain) \
 OPT(char, __x86_indirect_thunk_array) \
 OPT(char, __indirect_thunk_start) \
 OPT(char, __indirect_thunk_end) \
+OPT(char, __x86_return_thunk) \
 OPT(struct list_head, kprobe_blacklist) \
 OPT(unsigned int, freeze_timeout_msecs) \
 OPT(struct mutex, system_transition_mutex) \

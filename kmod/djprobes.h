@@ -17,6 +17,7 @@
 
 struct djprobe;
 struct djp_counter;
+struct djp_options;
 struct djp_site;
 
 /**
@@ -68,6 +69,7 @@ enum djprobe_method {
  * @missed: handler calls that were refused as recursion
  * @name: private
  * @site: private
+ * @options: private
  * @counter: private
  * @site_node: private
  * @node: private
@@ -86,6 +88,7 @@ struct djprobe {
 
 	const char		*name;
 	struct djp_site		*site;
+	const struct djp_options *options;
 	struct djp_counter	*counter;
 	struct list_head	site_node;
 	struct list_head	node;

@@ -59,7 +59,7 @@ static int djp_register_locked(struct djprobe **ps, int num, int *claimed,
 
 		refusal->index = *claimed;
 		if ((p->flags & ~DJPROBE_FLAG_DISABLED) ||
-		    p->method >= DJPROBE_NR_METHODS ||
+		    p->method >= DJPROBE_NR_METHODS || p->options ||
 		    !p->symbol_name == !p->addr)
 			return djp_refuse(refusal, DJP_SYNTAX, 0);
 		if (p->symbol_name) {
@@ -260,6 +260,6 @@ EXPORT_SYMBOL_GPL(commit_djprobes);
  */
 u64 djprobe_hits(const struct djprobe *p)
 {
-	return djp_counter_sum(p->counter);
+	return djp_counter_sum(p->counter, 0);
 }
 EXPORT_SYMBOL_GPL(djprobe_hits);

@@ -11,6 +11,7 @@
 #include <linux/string.h>
 
 #include "core/census.h"
+#include "x86/flags.h"
 #include "x86/x86.h"
 
 /**
@@ -115,6 +116,7 @@ static void djp_census_function(const struct djp_place *place,
 		j.dcr.len = 0;
 		j.dcr.nr_insns = 0;
 		j.dcr.traps = 0;
+		j.dcr.live = DJP_FLAGS_ALL;
 		if (len > 0) {
 			djp_displace(&insn, addr, &j.insn);
 			memcpy(j.text, (void *)addr, len);

@@ -15,6 +15,8 @@
 #define DJP_IS_PADDING	0x01	/* nothing reaches it */
 #define DJP_IS_TARGET	0x02	/* something branches to it */
 #define DJP_IS_FTRACE	0x10	/* a probe moves behind the ftrace site here */
+#define DJP_INC_FREE	0x20	/* of the status flags nobody reads any but CF */
+#define DJP_CF_FREE	0x40	/* nobody reads CF */
 
 /**
  * struct djp_judgement - what was found of one instruction

@@ -393,11 +393,11 @@ int djp_commit_locked(enum djp_commit_kind kind)
 	proof = kzalloc(sizeof(*proof), GFP_KERNEL);
 	if (!proof)
 		return -ENOMEM;
-	if (kind != DJP_SWEEP) {
-		mutex_lock(&djp_mutex);
+	mutex_lock(&djp_mutex);
+	if (kind != DJP_SWEEP)
 		djp_stats.last_stop_ns = 0;
-		mutex_unlock(&djp_mutex);
-	}
+	djp_once_settle();
+	mutex_unlock(&djp_mutex);
 	do {
 		memset(proof, 0, sizeof(*proof));
 		proof->deadline = deadline;

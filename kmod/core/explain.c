@@ -84,8 +84,9 @@ static void djp_explain_detour(struct djp_explanation *x,
 		djp_bypass_text(site, x->live);
 }
 
-/* The detour of a probe that counts, built in earnest and thrown away. */
-static void djp_explain_would_be(struct djp_explanation *x)
+/* The detour of a probe with these options, built in earnest and thrown away. */
+static void djp_explain_would_be(struct djp_explanation *x,
+				 const struct djp_options *options)
 {
 	struct djp_refusal refusal;
 	struct djp_detour *detour;
@@ -93,7 +94,7 @@ static void djp_explain_would_be(struct djp_explanation *x)
 	struct djp_site *site;
 
 	site = kzalloc(sizeof(*site), GFP_KERNEL);
-	probe.counter = djp_counter_alloc();
+	probe.counter = djp_counter_alloc(options);
 	if (site && probe.counter) {
 		INIT_LIST_HEAD(&site->probes);
 		list_add(&probe.site_node, &site->probes);
@@ -116,13 +117,16 @@ static void djp_explain_would_be(struct djp_explanation *x)
 /**
  * djp_explain() - what there is to say of an address
  * @addr: the address
+ * @options: of the probe whose detour is to be shown, if there is none yet; or NULL
  * @x: filled in
  *
  * Context: djp_mutex held, may sleep. As long as djp_find_source() takes.
  */
-void djp_explain(unsigned long addr, struct djp_explanation *x)
+void djp_explain(unsigned long addr, const struct djp_options *options,
+		 struct djp_explanation *x)
 {
 	const struct djp_site *site;
+	struct djp_place place;
 	struct djp_refusal refusal;
 	struct module *mod;
 
@@ -135,6 +139,8 @@ void djp_explain(unsigned long addr, struct djp_explanation *x)
 		x->verdict = site->verdict;
 		x->state = djp_state_name(site);
 		djp_explain_detour(x, site, site->detour);
+		djp_place_find(&place, x->addr, site->mod);
+		djp_live_flags(&place, x->addr, &x->flags_by);
 	} else if (djp_pin_module(x->addr, &mod, &refusal)) {
 		x->verdict.why = refusal.reason;
 		x->verdict.offending = refusal.offending;
@@ -143,7 +149,10 @@ void djp_explain(unsigned long addr, struct djp_explanation *x)
 		djp_check_site(x->addr, mod, DJPROBE_ANY, &x->dcr, &x->verdict);
 		if (x->verdict.method != DJPROBE_ANY &&
 		    x->verdict.method != DJPROBE_KPROBE)
-			djp_explain_would_be(x);
+			djp_explain_would_be(x, options);
+		djp_place_find(&place, x->addr, mod);
+		if (place.bar == DJP_OK)
+			djp_live_flags(&place, x->addr, &x->flags_by);
 		djp_unpin_module(mod);
 	}
 	if (x->verdict.why == DJP_BRANCH_TARGET)

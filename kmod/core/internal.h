@@ -9,6 +9,7 @@
 #include <linux/refcount.h>
 #include <linux/types.h>
 
+#include "actions/actions.h"
 #include "compat.h"
 #include "core/reasons.h"
 #include "djprobes.h"
@@ -116,6 +117,7 @@ struct djp_insn {
  * @len: bytes; DJP_JMP32_LEN to DJP_DCR_MAX under a jump, else one instruction
  * @nr_insns: how many instructions; padding that nothing reaches is not counted
  * @traps: bit k: control comes in at byte k too, and an int3 stands there
+ * @live: status flags that may be read from here on, DJP_FLAG_*
  * @insns: the instructions
  * @text: the original bytes
  */
@@ -124,6 +126,7 @@ struct djp_dcr {
 	u8		len;
 	u8		nr_insns;
 	u8		traps;
+	u8		live;
 	struct djp_insn	insns[DJP_JMP32_LEN];
 	u8		text[DJP_DCR_MAX];
 };
@@ -133,19 +136,6 @@ static inline bool djp_ends_region(const struct djp_insn *insn)
 {
 	return insn->relocation == DJP_JMP || insn->relocation == DJP_END;
 }
-
-/**
- * struct djp_counter - one u64 on every CPU
- * @slot: the per-CPU pointer
- * @block: where it was allocated
- * @refs: the probe, and each detour that increments it: a retired detour may
- *	still do so until it is reclaimed
- */
-struct djp_counter {
-	u64 __percpu			*slot;
-	struct djp_counter_block	*block;
-	refcount_t			refs;
-};
 
 /**
  * struct djp_action - what a detour does for one probe
@@ -284,22 +274,34 @@ static inline bool djp_awaits_jump(const struct djp_site *site)
 /* Private bits of struct djprobe.flags. */
 #define DJP_PROBE_LEAVING	0x100	/* an update is removing it */
 #define DJP_PROBE_REGISTERED	0x200
+#define DJP_PROBE_SPENT		0x400	/* it was for one hit, which has been */
+
+/* Is it in its site's detour? A soft one is there when it is disabled, too. */
+static inline bool djp_in_detour(const struct djprobe *p)
+{
+	if (p->flags & (DJP_PROBE_LEAVING | DJP_PROBE_SPENT))
+		return false;
+	return !(p->flags & DJPROBE_FLAG_DISABLED) || djp_is_soft(p->counter);
+}
 
 enum djp_change {
 	DJP_ADD,
 	DJP_REMOVE,
 	DJP_ENABLE,
 	DJP_DISABLE,
+	DJP_SPEND,	/* as DJP_DISABLE: it has had its one hit */
 };
 
 /**
  * struct djp_update - one thing to do to one probe
  * @probe: which
  * @change: what
+ * @rearmed: it was spent before
  */
 struct djp_update {
 	struct djprobe	*probe;
 	enum djp_change	change;
+	bool		rearmed;
 };
 
 /**
@@ -328,6 +330,7 @@ struct djp_stats {
 	unsigned long	detours_retired;
 	unsigned long	tasks_moved;
 	u64		last_commit_ns;
+	unsigned long	once;
 };
 
 /*
@@ -341,6 +344,7 @@ struct djp_stats {
 extern struct mutex djp_commit_mutex;
 extern struct mutex djp_mutex;
 extern u64 djp_sequence;
+extern u64 djp_generation;
 extern struct djp_stats djp_stats;
 extern struct list_head djp_sites;
 extern struct list_head djp_probes;
@@ -376,6 +380,7 @@ void djp_module_gone(const struct module *mod);
  * @verdict: what can stand there
  * @source: what makes @verdict.offending a branch target
  * @state: "-" if it is not probed
+ * @flags_by: the first instruction that may read a flag, or 0
  * @live: what is in the text of the DCR once a detour is in use
  * @detour: where the detour is, or would be; 0 if there is none
  * @len: its length
@@ -389,14 +394,16 @@ struct djp_explanation {
 	struct djp_verdict	verdict;
 	struct djp_source	source;
 	const char		*state;
+	unsigned long		flags_by;
 	u8			live[DJP_DCR_MAX];
 	unsigned long		detour;
 	size_t			len;
 	u16			insns[DJP_JMP32_LEN];
-	u8			text[256];
+	u8			text[384];
 };
 
-void djp_explain(unsigned long addr, struct djp_explanation *x);
+void djp_explain(unsigned long addr, const struct djp_options *options,
+		 struct djp_explanation *x);
 const char *djp_method_name(enum djprobe_method method);
 const char *djp_source_name(enum djp_source_kind kind);
 const char *djp_state_name(const struct djp_site *site);
@@ -432,11 +439,7 @@ void djp_symbolize(unsigned long addr, char *buf, size_t len);
 int djp_resolve(const char *symbol, unsigned long offset, unsigned long *addr,
 		struct djp_refusal *refusal);
 
-/* actions/count.c */
-struct djp_counter *djp_counter_alloc(void);
-void djp_counter_get(struct djp_counter *counter);
-void djp_counter_put(struct djp_counter *counter);
-u64 djp_counter_sum(const struct djp_counter *counter);
-void djp_counters_exit(void);
+/* core/once.c */
+void djp_once_settle(void);
 
 #endif /* _DJP_INTERNAL_H */

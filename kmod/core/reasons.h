@@ -11,13 +11,15 @@
 
 #define DJP_REASONS(R) \
 R(OK, "ok", 0, "a jump can stand here", "-") \
-R(SYNTAX, "syntax", EINVAL, "this is not a command", "p[:NAME] TARGET [count] [method=METHOD], -:NAME, -*, enable NAME, disable NAME, commit or reclaim") \
+R(SYNTAX, "syntax", EINVAL, "this is not a command", "p[:NAME] TARGET [count] [method=METHOD] [OPTION...], -:NAME, -*, enable NAME, disable NAME, commit or reclaim") \
 R(TOO_LONG, "too-long", E2BIG, "the write is too large for one batch", "at most 16 MiB a write: split it at a line's end") \
 R(BAD_NAME, "bad-name", EINVAL, "this is not a probe name", "a letter or _, then letters, digits and _; at most 63 characters") \
 R(DUPLICATE_NAME, "duplicate-name", EEXIST, "a probe of this name exists", "choose another name, or remove that probe first") \
 R(NO_SUCH_PROBE, "no-such-probe", ENOENT, "there is no probe of this name", "read the file probes for the names") \
-R(NOT_SUPPORTED, "not-supported", EOPNOTSUPP, "this action or argument is not offered", "the only action is count; method= is jump, jump+int3, int3 or kprobe") \
+R(NOT_SUPPORTED, "not-supported", EOPNOTSUPP, "this action or argument is not offered", "count, method=, if, sample=, hist=, by=, once, soft; once not with sample=, hist=, by=; hist= not with by=") \
 R(BAD_OFFSET, "bad-offset", EINVAL, "this is not an offset or address", "decimal, or hexadecimal with 0x") \
+R(BAD_FIELD, "bad-field", EINVAL, "this is not a register or a dereference of one", "%di, %si:u32, +8(%di):u16: ax bx cx dx si di bp sp r8-r15; u8 to u64, s8 to s64") \
+R(BAD_VALUE, "bad-value", EINVAL, "this is not a value of that type", "decimal or 0x; it has to fit the field's type") \
 R(SYMBOL_NOT_FOUND, "symbol-not-found", ENOENT, "no such symbol in the kernel or in a loaded module", "look in /proc/kallsyms: the compiler may have inlined or renamed it") \
 R(SYMBOL_AMBIGUOUS, "symbol-ambiguous", EADDRNOTAVAIL, "more than one function has this name", "give the address, from /proc/kallsyms") \
 R(OUTSIDE_SYMBOL, "outside-symbol", EINVAL, "the offset is beyond the symbol's end", "look the function's size up with explain") \

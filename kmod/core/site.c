@@ -47,6 +47,8 @@ LIST_HEAD(djp_probes);
 struct djp_stats djp_stats;
 /* Counts sites that came into bypass and detours that were retired. */
 u64 djp_sequence;
+/* Changes whenever the list of all probes does. */
+u64 djp_generation;
 
 /**
  * djp_site_find() - the site at an address
@@ -245,7 +247,7 @@ int djp_probe_attach(struct djprobe *p, struct djp_refusal *refusal)
 {
 	struct djp_site *site;
 
-	p->counter = djp_counter_alloc();
+	p->counter = djp_counter_alloc(p->handler ? NULL : p->options);
 	if (!p->counter)
 		return djp_refuse(refusal, DJP_NO_MEMORY, 0);
 	site = djp_site_get((unsigned long)p->addr, p->method, refusal);
@@ -254,12 +256,15 @@ int djp_probe_attach(struct djprobe *p, struct djp_refusal *refusal)
 		p->counter = NULL;
 		return djp_reason_errno(refusal->reason);
 	}
+	djp_counter_switch(p->counter, !(p->flags & DJPROBE_FLAG_DISABLED));
 	p->addr = (void *)site->dcr.addr;
 	p->site = site;
 	atomic_long_set(&p->missed, 0);
 	list_add_tail(&p->site_node, &site->probes);
 	list_add_tail(&p->node, &djp_probes);
 	__module_get(THIS_MODULE);
+	djp_generation++;
+	djp_stats.once += djp_is_once(p->counter);
 	djp_stats.probes++;
 	return 0;
 }
@@ -280,9 +285,11 @@ void djp_probe_detach(struct djprobe *p)
 	}
 	p->site = NULL;
 	list_del(&p->node);
+	djp_stats.once -= djp_is_once(p->counter);
 	djp_counter_put(p->counter);
 	p->counter = NULL;
-	p->flags &= ~(DJP_PROBE_LEAVING | DJPROBE_FLAG_GONE);
+	p->flags &= ~(DJP_PROBE_LEAVING | DJP_PROBE_SPENT | DJPROBE_FLAG_GONE);
+	djp_generation++;
 	djp_stats.probes--;
 	module_put(THIS_MODULE);
 }

@@ -11,6 +11,21 @@
 #include "core/internal.h"
 #include "x86/x86.h"
 
+/* One that is spent can have its hit again once it is back. */
+static void djp_rearm(struct djp_update *u, bool undo)
+{
+	struct djprobe *p = u->probe;
+
+	if (undo && u->rearmed) {
+		p->flags |= DJP_PROBE_SPENT;
+		set_bit(0, &p->counter->extra->fired);
+	} else if (p->flags & DJP_PROBE_SPENT) {
+		p->flags &= ~DJP_PROBE_SPENT;
+		clear_bit(0, &p->counter->extra->fired);
+		u->rearmed = true;
+	}
+}
+
 /* Make or undo one change in our own records; the text comes later. */
 static int djp_change(struct djp_update *u, bool undo,
 		      struct djp_refusal *refusal)
@@ -37,9 +52,24 @@ static int djp_change(struct djp_update *u, bool undo,
 			p->flags |= DJPROBE_FLAG_DISABLED;
 		else
 			p->flags &= ~DJPROBE_FLAG_DISABLED;
+		if (u->change == DJP_ENABLE)
+			djp_rearm(u, undo);
+		return 0;
+	case DJP_SPEND:
+		if (undo)
+			p->flags &= ~(DJPROBE_FLAG_DISABLED | DJP_PROBE_SPENT);
+		else
+			p->flags |= DJPROBE_FLAG_DISABLED | DJP_PROBE_SPENT;
 		return 0;
 	}
 	return 0;
+}
+
+/* Does it leave the detour as it is? A flag that the detour reads is enough, then. */
+static bool djp_only_switches(const struct djp_update *u)
+{
+	return (u->change == DJP_ENABLE || u->change == DJP_DISABLE) &&
+		!u->rearmed && djp_is_soft(u->probe->counter);
 }
 
 /**
@@ -106,7 +136,8 @@ static int djp_plan_sites(struct djp_plan *plan, struct djp_update *updates,
 
 	for (i = 0; i < nr; i++) {
 		site = updates[i].probe->site;
-		if (!site || !list_empty(&site->touched))
+		if (!site || !list_empty(&site->touched) ||
+		    djp_only_switches(&updates[i]))
 			continue;
 		refusal->index = i;
 		if (djp_plan_site(site, refusal))
@@ -434,8 +465,13 @@ int djp_update_locked(struct djp_update *updates, int nr,
 
 	djp_retired_silence();
 	for (i = 0; i < nr; i++) {
+		struct djprobe *p = updates[i].probe;
+
 		if (updates[i].change == DJP_REMOVE)
-			djp_probe_detach(updates[i].probe);
+			djp_probe_detach(p);
+		else
+			djp_counter_switch(p->counter,
+					   !(p->flags & DJPROBE_FLAG_DISABLED));
 	}
 	/* Nothing is left to wait for. */
 	if (!djp_stats.sites)

@@ -14,6 +14,7 @@
 
 #include "core/census.h"
 #include "debugfs/debugfs.h"
+#include "x86/flags.h"
 
 /* The methods in the order in which both files have them. */
 #define DJP_REFUSED	(DJPROBE_NR_METHODS - 1)
@@ -357,6 +358,10 @@ static void djp_judgements_add(void *data, const struct djp_judgement *j)
 		site.dcr_len = j->dcr.len;
 		site.nr_insns = j->dcr.nr_insns;
 		site.traps = j->dcr.traps;
+		if (j->dcr.nr_insns && !(j->dcr.live & DJP_FLAGS_INC))
+			site.flags |= DJP_INC_FREE;
+		if (j->dcr.nr_insns && !(j->dcr.live & DJP_FLAG_CF))
+			site.flags |= DJP_CF_FREE;
 	}
 	if (all->part_id != c->id) {
 		struct djp_part_record part = {

@@ -108,6 +108,8 @@ static const char *djp_probe_state(const struct djprobe *p)
 {
 	if (p->flags & DJPROBE_FLAG_GONE)
 		return "gone";
+	if (p->flags & DJP_PROBE_SPENT)
+		return "spent";
 	if (p->flags & DJPROBE_FLAG_DISABLED)
 		return "disabled";
 	return djp_state_name(p->site);
@@ -147,6 +149,7 @@ static int djp_probes_show(struct seq_file *m, void *v)
 	const struct djprobe *p = list_entry(v, struct djprobe, node);
 	unsigned long addr = (unsigned long)p->addr;
 	const struct djp_site *site = p->site;
+	const struct djp_extra *extra = p->counter->extra;
 	char *symbol = m->private;
 
 	if (p->flags & DJPROBE_FLAG_GONE)
@@ -161,15 +164,19 @@ static int djp_probes_show(struct seq_file *m, void *v)
 		   djp_probe_state(p),
 		   djp_method_name(site ? site->verdict.method : DJPROBE_ANY),
 		   p->handler ? "handler" : "count",
-		   djp_counter_sum(p->counter), atomic_long_read(&p->missed) +
+		   djp_counter_sum(p->counter, 0),
+		   atomic_long_read(&p->missed) +
+		   (extra ? atomic_long_read(&extra->missed) : 0) +
 		   (site ? djp_kprobe_missed(site) : 0));
 	seq_printf(m, " %s", djp_reason_code(site ? site->verdict.why :
 					     DJP_GONE));
 	if (site && site->detour && site->detour->slot.addr)
-		seq_printf(m, " 0x%016lx+%zu\n", site->detour->text,
+		seq_printf(m, " 0x%016lx+%zu ", site->detour->text,
 			   site->detour->len);
 	else
-		seq_puts(m, " -\n");
+		seq_puts(m, " - ");
+	djp_options_show(m, extra ? &extra->options : NULL);
+	seq_printf(m, " %ld\n", extra ? atomic_long_read(&extra->unreadable) : 0);
 	return 0;
 }
 
@@ -196,6 +203,45 @@ static const struct file_operations djp_probes_fops = {
 	.read = seq_read,
 	.llseek = seq_lseek,
 	.release = seq_release_private,
+};
+
+static int djp_maps_line(struct seq_file *m, void *v)
+{
+	return djp_maps_show(m, list_entry(v, struct djprobe, node));
+}
+
+static const struct seq_operations djp_maps_sops = {
+	.start = djp_probes_start,
+	.next = djp_probes_next,
+	.stop = djp_probes_stop,
+	.show = djp_maps_line,
+};
+
+static int djp_maps_open(struct inode *inode, struct file *file)
+{
+	return djp_may_open(inode) ?: seq_open(file, &djp_maps_sops);
+}
+
+static const struct file_operations djp_maps_fops = {
+	.owner = THIS_MODULE,
+	.open = djp_maps_open,
+	.read = seq_read,
+	.llseek = seq_lseek,
+	.release = seq_release,
+};
+
+static int djp_hits_open(struct inode *inode, struct file *file)
+{
+	return djp_may_open(inode) ?:
+		single_open_size(file, djp_hits_show, NULL, djp_hits_room());
+}
+
+static const struct file_operations djp_hits_fops = {
+	.owner = THIS_MODULE,
+	.open = djp_hits_open,
+	.read = seq_read,
+	.llseek = seq_lseek,
+	.release = single_release,
 };
 
 static int djp_features_show(struct seq_file *m, void *v)
@@ -251,6 +297,8 @@ static const struct {
 	{ "features", 0400, &djp_features_fops },
 	{ "census", 0400, &djp_census_fops },
 	{ "judgements", 0400, &djp_judgements_fops },
+	{ "hits", 0400, &djp_hits_fops },
+	{ "maps", 0400, &djp_maps_fops },
 };
 
 /**

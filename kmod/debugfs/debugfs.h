@@ -6,7 +6,9 @@
 
 #include "core/reasons.h"
 
+struct djp_options;
 struct djp_refusal;
+struct djprobe;
 struct file;
 struct file_operations;
 struct inode;
@@ -43,9 +45,19 @@ ssize_t djp_control(char *buf);
 void djp_control_show_error(struct seq_file *m);
 void djp_complain(const char *text, const char *token,
 		  const struct djp_refusal *refusal);
+extern struct mutex djp_control_mutex;
+
+/* debugfs/commands.c */
 int djp_parse_target(char *target, unsigned long *addr,
 		     struct djp_refusal *refusal);
-extern struct mutex djp_control_mutex;
+
+/* debugfs/options.c */
+void djp_options_show(struct seq_file *m, const struct djp_options *o);
+
+/* debugfs/hits.c */
+size_t djp_hits_room(void);
+int djp_hits_show(struct seq_file *m, void *v);
+int djp_maps_show(struct seq_file *m, const struct djprobe *p);
 
 /* debugfs/debugfs.c */
 int djp_may_open(struct inode *inode);

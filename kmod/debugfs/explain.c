@@ -10,10 +10,12 @@
 #include <linux/string.h>
 
 #include "core/internal.h"
+#include "debugfs/control.h"
 #include "debugfs/debugfs.h"
+#include "x86/flags.h"
 
-/* The last target that was asked about. djp_control_mutex guards it. */
-static char djp_explain_target[KSYM_NAME_LEN + 80];
+/* The last target that was asked about, with options. djp_control_mutex guards it. */
+static char djp_explain_target[KSYM_NAME_LEN + 160];
 
 static void djp_show_address(struct seq_file *m, const char *key,
 			     unsigned long addr)
@@ -146,6 +148,9 @@ static void djp_explain_print(struct seq_file *m, const struct djp_explanation *
 	djp_show_source(m, &x->source);
 	seq_printf(m, "state: %s\n", x->state);
 	djp_show_detour(m, x);
+	seq_printf(m, "flags: %s\n", !x->dcr.live ? "dead" :
+		   x->dcr.live == DJP_FLAG_CF ? "carry" : "live");
+	djp_show_address(m, "flags_by", x->flags_by);
 }
 
 /**
@@ -159,8 +164,11 @@ int djp_explain_show(struct seq_file *m, void *v)
 {
 	struct djp_refusal refusal = { };
 	struct djp_explanation *x;
+	struct djp_options options;
+	enum djprobe_method method;
 	unsigned long addr;
-	char target[sizeof(djp_explain_target)];
+	char words[sizeof(djp_explain_target)], *rest = words, *token;
+	bool any;
 	int ret = djp_lock_freezable(&djp_control_mutex);
 
 	if (ret)
@@ -170,12 +178,13 @@ int djp_explain_show(struct seq_file *m, void *v)
 		ret = -ENOMEM;
 	if (ret || !*djp_explain_target)
 		goto out;
-	strscpy(target, djp_explain_target, sizeof(target));
-	ret = djp_parse_target(target, &addr, &refusal);
+	strscpy(words, djp_explain_target, sizeof(words));
+	ret = djp_parse_target(djp_word(&rest), &addr, &refusal) ?:
+		djp_parse_options(rest, &options, &any, &method, &token, &refusal);
 	if (ret)
 		goto out;
 	mutex_lock(&djp_mutex);
-	djp_explain(addr, x);
+	djp_explain(addr, any ? &options : NULL, x);
 	mutex_unlock(&djp_mutex);
 	djp_explain_print(m, x);
 out:
@@ -197,27 +206,34 @@ ssize_t djp_explain_write(struct file *file, const char __user *user,
 				 size_t len, loff_t *pos)
 {
 	struct djp_refusal refusal = { };
-	char target[sizeof(djp_explain_target)];
+	char words[sizeof(djp_explain_target)], *rest = words;
+	struct djp_options options;
+	enum djprobe_method method;
+	char *buf, *text, *token;
 	unsigned long addr;
-	char *buf, *word;
+	bool any;
 	int ret;
 
-	buf = djp_get_text(user, min_t(size_t, len, sizeof(target)));
+	buf = djp_get_text(user, min_t(size_t, len, sizeof(words)));
 	if (IS_ERR(buf))
 		return PTR_ERR(buf);
-	word = strim(buf);
+	text = strim(buf);
 	ret = djp_lock_freezable(&djp_control_mutex);
 	if (ret)
 		goto out;
-	if (!*word || strlen(word) >= sizeof(target)) {
+	token = words;
+	if (!*text || strlen(text) >= sizeof(words) || strchr(text, '\n')) {
+		*words = '\0';
 		ret = djp_refuse(&refusal, DJP_SYNTAX, 0);
 	} else {
-		strscpy(target, word, sizeof(target));
-		ret = djp_parse_target(target, &addr, &refusal);
+		strscpy(words, text, sizeof(words));
+		ret = djp_parse_target(djp_word(&rest), &addr, &refusal) ?:
+			djp_parse_options(rest, &options, &any, &method, &token,
+					  &refusal);
 	}
-	djp_complain(word, word, &refusal);
+	djp_complain(text, ret && !*words ? text : token, &refusal);
 	if (!ret)
-		strscpy(djp_explain_target, word, sizeof(djp_explain_target));
+		strscpy(djp_explain_target, text, sizeof(djp_explain_target));
 	mutex_unlock(&djp_control_mutex);
 out:
 	kvfree(buf);

@@ -101,6 +101,7 @@ int djp_stats_show(struct seq_file *m, void *v)
 	seq_printf(m, "detours_retired %lu\ntasks_moved %lu\n",
 		   s->detours_retired, s->tasks_moved);
 	seq_printf(m, "last_commit_ns %llu\n", s->last_commit_ns);
+	djp_counters_show(m);
 	mutex_unlock(&djp_mutex);
 	return 0;
 }

@@ -13,6 +13,7 @@
 #include <linux/preempt.h>
 #include <linux/string.h>
 
+#include "x86/flags.h"
 #include "x86/x86.h"
 
 static enum djprobe_method djp_say(struct djp_verdict *v,
@@ -285,13 +286,14 @@ enum djprobe_method djp_judge(const struct djp_place *place, unsigned long addr,
 {
 	enum djprobe_method method;
 	enum djp_reason reason;
-	unsigned long where;
+	unsigned long where, by;
 
 	/* The text is copied whole; of the instructions @nr_insns are valid. */
 	dcr->addr = addr;
 	dcr->len = 0;
 	dcr->nr_insns = 0;
 	dcr->traps = 0;
+	dcr->live = DJP_FLAGS_ALL;
 	djp_say(v, DJPROBE_ANY, DJP_OK, 0);
 	if (place->bar != DJP_OK)
 		return djp_say(v, DJPROBE_ANY, place->bar, addr);
@@ -318,6 +320,7 @@ enum djprobe_method djp_judge(const struct djp_place *place, unsigned long addr,
 	}
 	method = djp_judge_jump(place, dcr, v);
 	djp_copy_text(dcr);
+	dcr->live = djp_live_flags(place, addr, &by);
 	return method;
 }
 

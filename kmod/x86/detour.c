@@ -2,11 +2,11 @@
 /*
  * Detours: generated per site, for what its probes need.
  *
- *	[pointer to the detour]		if there are handlers
- *	pushfq
- *	cld; clac; call djp_handler_entry	if there are handlers
- *	incq %gs:COUNTER		for each probe that only counts
- *	popfq
+ *	[pointer to the detour]		if something is called
+ *	pushfq				if something is, or somebody reads the flags
+ *	cld; clac; call djp_handler_entry	for handlers, and options that need C
+ *	incq %gs:COUNTER		for each other probe, see x86/inline.c
+ *	popfq				if they were pushed
  *	the displaced instructions	relocated, see enum djp_relocation
  *	jmp behind the DCR		unless they end in a jump, return or call
  */
@@ -15,10 +15,10 @@
 #include <linux/string.h>
 #include <asm/cpufeature.h>
 
+#include "x86/emit.h"
+#include "x86/flags.h"
 #include "x86/x86.h"
 
-#define DJP_PUSHFQ	0x9c
-#define DJP_POPFQ	0x9d
 #define DJP_CALL32	0xe8
 #define DJP_CLD		0xfc
 #define DJP_PUSH_IMM32	0x68
@@ -30,36 +30,10 @@
  */
 #define DJP_REGION_MAX	(DJP_DCR_MAX + DJP_JMP32_LEN * 10 + DJP_JMP32_LEN)
 
-/* The longest increment, see djp_emit_count(). */
-#define DJP_COUNT_MAX	16
-
 /* With its own pointer and the call of the handlers. */
 #define DJP_DETOUR_MAX(nr_actions) \
 	(sizeof(void *) + 3 + DJP_CLAC_LEN + DJP_JMP32_LEN + \
-	 (nr_actions) * DJP_COUNT_MAX + DJP_REGION_MAX)
-
-/**
- * struct djp_code - code that is being generated
- * @buf: the bytes
- * @len: how many there are
- * @base: where they will run
- */
-struct djp_code {
-	u8		*buf;
-	size_t		len;
-	unsigned long	base;
-};
-
-static void djp_emit(struct djp_code *code, const void *bytes, size_t len)
-{
-	memcpy(code->buf + code->len, bytes, len);
-	code->len += len;
-}
-
-static void djp_emit1(struct djp_code *code, u8 byte)
-{
-	djp_emit(code, &byte, 1);
-}
+	 (nr_actions) * DJP_INLINE_MAX + DJP_REGION_MAX)
 
 /* A jump or call; false if the target is out of reach. */
 static bool djp_emit_rel32(struct djp_code *code, u8 opcode,
@@ -71,24 +45,6 @@ static bool djp_emit_rel32(struct djp_code *code, u8 opcode,
 	djp_emit1(code, opcode);
 	djp_emit(code, &rel32, sizeof(rel32));
 	return rel == rel32;
-}
-
-static void djp_emit_count(struct djp_code *code,
-			   const struct djp_counter *counter)
-{
-	unsigned long slot = (__force unsigned long)counter->slot;
-	s32 disp = slot;
-
-	if ((long)slot == disp) {
-		/* incq %gs:disp32 */
-		djp_emit(code, "\x65\x48\xff\x04\x25", 5);
-		djp_emit(code, &disp, sizeof(disp));
-		return;
-	}
-	/* push %rax; movabs $slot,%rax; incq %gs:(%rax); pop %rax */
-	djp_emit(code, "\x50\x48\xb8", 3);
-	djp_emit(code, &slot, sizeof(slot));
-	djp_emit(code, "\x65\x48\xff\x00\x58", 5);
 }
 
 /* Copy an instruction, moving its RIP-relative operand. */
@@ -227,17 +183,40 @@ static void djp_emit_clac(struct djp_code *code)
 		 DJP_CLAC_LEN);
 }
 
-static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
-			 const struct djp_dcr *dcr, bool handlers)
+/* Is it done by djp_run_actions(), and not in the detour? */
+static bool djp_is_called(const struct djp_action *action)
 {
+	return action->handler_of ||
+		(action->counter->extra && action->counter->extra->in_c);
+}
+
+/* Does the detour change flags that somebody reads? */
+static bool djp_must_keep_flags(const struct djp_detour *detour,
+				const struct djp_dcr *dcr)
+{
+	unsigned int i;
+
+	for (i = 0; i < detour->nr_actions; i++) {
+		if (djp_is_called(&detour->actions[i]) ||
+		    djp_inline_writes(detour->actions[i].counter) & dcr->live)
+			return true;
+	}
+	return false;
+}
+
+static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
+			 const struct djp_dcr *dcr, bool calls)
+{
+	bool keep = djp_must_keep_flags(detour, dcr);
 	bool ok = true;
 	unsigned int i;
 
-	if (handlers)
+	if (calls)
 		djp_emit(code, &detour, sizeof(detour));
 	detour->text = code->base + code->len;
-	djp_emit1(code, DJP_PUSHFQ);
-	if (handlers) {
+	if (keep)
+		djp_emit1(code, DJP_PUSHFQ);
+	if (calls) {
 		unsigned long entry = (unsigned long)djp_handler_entry;
 
 		/* Or objtool sees an address that is folded with others. */
@@ -248,28 +227,23 @@ static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
 		ok &= djp_emit_rel32(code, DJP_CALL32, entry);
 	}
 	for (i = 0; i < detour->nr_actions; i++) {
-		if (!detour->actions[i].handler_of)
-			djp_emit_count(code, detour->actions[i].counter);
+		if (!djp_is_called(&detour->actions[i]))
+			djp_inline(code, detour->actions[i].counter);
 	}
-	djp_emit1(code, DJP_POPFQ);
+	if (keep)
+		djp_emit1(code, DJP_POPFQ);
 	ok &= djp_emit_region(code, dcr, detour);
 	detour->len = code->base + code->len - detour->text;
 	return ok;
 }
 
-static unsigned int djp_active(const struct djp_site *site, bool *handlers)
+static unsigned int djp_active(const struct djp_site *site)
 {
 	const struct djprobe *p;
 	unsigned int nr = 0;
 
-	*handlers = false;
-	list_for_each_entry(p, &site->probes, site_node) {
-		if (p->flags & (DJPROBE_FLAG_DISABLED | DJP_PROBE_LEAVING))
-			continue;
-		if (p->handler)
-			*handlers = true;
-		nr++;
-	}
+	list_for_each_entry(p, &site->probes, site_node)
+		nr += djp_in_detour(p);
 	return nr;
 }
 
@@ -288,7 +262,7 @@ static struct djp_detour *djp_detour_describe(const struct djp_site *site,
 	detour->nr_actions = nr;
 	nr = 0;
 	list_for_each_entry(p, &site->probes, site_node) {
-		if (p->flags & (DJPROBE_FLAG_DISABLED | DJP_PROBE_LEAVING))
+		if (!djp_in_detour(p))
 			continue;
 		djp_counter_get(p->counter);
 		detour->actions[nr].counter = p->counter;
@@ -313,9 +287,9 @@ struct djp_detour *djp_detour_build(const struct djp_site *site,
 {
 	struct djp_detour *detour;
 	struct djp_code code = { };
+	unsigned int nr = djp_active(site), i;
+	bool calls = false;
 	size_t header;
-	bool handlers;
-	unsigned int nr = djp_active(site, &handlers);
 
 	djp_refuse(refusal, DJP_OK, 0);
 	if (!nr)
@@ -329,12 +303,14 @@ struct djp_detour *djp_detour_build(const struct djp_site *site,
 		djp_refuse(refusal, DJP_OK, 0);
 		return detour;
 	}
+	for (i = 0; i < nr; i++)
+		calls |= djp_is_called(&detour->actions[i]);
 	code.buf = kmalloc(DJP_DETOUR_MAX(nr), GFP_KERNEL);
 	if (!code.buf)
 		goto fail;
 	detour->code = code.buf;
 	/* Once for its length, which does not depend on where it is. */
-	djp_emit_all(&code, detour, &site->dcr, handlers);
+	djp_emit_all(&code, detour, &site->dcr, calls);
 	header = code.len - detour->len;
 	if (!djp_slot_alloc(&detour->slot, code.len, header, site->dcr.addr,
 			    site->dcr.traps))
@@ -342,7 +318,7 @@ struct djp_detour *djp_detour_build(const struct djp_site *site,
 	/* And once for the branches between displaced instructions, in place. */
 	code.len = 0;
 	code.base = detour->slot.text - header;
-	if (!djp_emit_all(&code, detour, &site->dcr, handlers)) {
+	if (!djp_emit_all(&code, detour, &site->dcr, calls)) {
 		djp_refuse(refusal, DJP_OUT_OF_RANGE, site->dcr.addr);
 		goto fail;
 	}

@@ -16,12 +16,12 @@
 #define DJP_RET_TO_HEADER (sizeof(struct djp_detour *) + 1 + 1 + 3 + 5)
 
 /**
- * struct djp_frame - a handler that is running
- * @p: whose
+ * struct djp_frame - a handler that is running, or options that are looked at
+ * @id: the probe, or its counter
  * @prev: what it interrupted, in the same context on the same CPU
  */
 struct djp_frame {
-	const struct djprobe	*p;
+	const void		*id;
 	struct djp_frame	*prev;
 };
 
@@ -44,10 +44,10 @@ static nokprobe_inline int djp_context(void)
 }
 
 static nokprobe_inline bool djp_is_running(const struct djp_frame *frame,
-					   const struct djprobe *p)
+					   const void *id)
 {
 	for (; frame; frame = frame->prev) {
-		if (frame->p == p)
+		if (frame->id == id)
 			return true;
 	}
 	return false;
@@ -76,22 +76,29 @@ notrace void djp_run_actions(const struct djp_detour *detour,
 	frame.prev = *top;
 	for (i = 0; i < detour->nr_actions; i++) {
 		struct djprobe *p = READ_ONCE(detour->actions[i].handler_of);
+		struct djp_counter *counter = detour->actions[i].counter;
+		struct djp_extra *extra = counter->extra;
 
-		if (!p) {
+		if (!p && !(extra && (extra->in_c || count_all))) {
 			if (count_all)
-				this_cpu_inc(*detour->actions[i].counter->slot);
+				this_cpu_inc(*counter->slot);
 			continue;
 		}
-		if (djp_is_running(frame.prev, p)) {
-			atomic_long_inc(&p->missed);
+		/* To read a field may fault, and what handles that may be probed. */
+		if (djp_is_running(frame.prev, p ?: (void *)counter)) {
+			atomic_long_inc(p ? &p->missed : &extra->missed);
 			atomic_long_inc(&djp_recursion_missed);
 			continue;
 		}
-		this_cpu_inc(*detour->actions[i].counter->slot);
-		frame.p = p;
+		frame.id = p ?: (void *)counter;
 		WRITE_ONCE(*top, &frame);
 		barrier();
-		p->handler(p, regs);
+		if (p) {
+			this_cpu_inc(*counter->slot);
+			p->handler(p, regs);
+		} else {
+			djp_count_hit(counter, regs);
+		}
 		barrier();
 		WRITE_ONCE(*top, frame.prev);
 	}

@@ -78,6 +78,10 @@ void djp_verdict_demote(struct djp_dcr *dcr, struct djp_verdict *v);
 unsigned long djp_kprobe_in(unsigned long start, unsigned long end);
 unsigned long djp_kprobe_near(unsigned long addr, unsigned int len);
 
+/* x86/liveness.c */
+u8 djp_live_flags(const struct djp_place *place, unsigned long addr,
+		  unsigned long *by);
+
 /* x86/slots.c */
 bool djp_slot_possible(unsigned long ia, unsigned int traps);
 bool djp_slot_alloc(struct djp_slot *slot, size_t size, size_t header,
