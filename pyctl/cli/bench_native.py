@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from pyctl.bench.native.measure import REPETITIONS, run_native
+from pyctl.bench.native.table import document, table
 from pyctl.cli.bench_output import BootOption, PictureOption, SaveOption, give
 from pyctl.cli.options import JsonOption
 from pyctl.cli.output import Reporter
@@ -18,7 +20,7 @@ def native(
     boot: BootOption = "bookworm-cloud",
     repetitions: Annotated[
         int, typer.Option(help="Medians that each value is the median of.", min=2, max=64)
-    ] = 9,
+    ] = REPETITIONS,
 ) -> None:
     """What does a hit cost on this machine's processor?
 
@@ -27,10 +29,6 @@ def native(
     same; a clac, which is not for processes, by a nop.
     """
     with Reporter(as_json=as_json) as report:
-        # iced-x86 comes with the extra `dev`; only this needs it
-        from pyctl.bench.native.measure import run_native  # noqa: PLC0415
-        from pyctl.bench.native.table import document, table  # noqa: PLC0415
-
         with report.doing("measuring detours on this machine") as progress:
             rows = run_native(boot=boot, repetitions=repetitions, progress=progress)
         give(
