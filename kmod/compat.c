@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <linux/gfp.h>
+#include <linux/mm.h>
 #include <linux/moduleloader.h>
 #include <linux/notifier.h>
 #include <linux/pgtable.h>
 #include <linux/seq_file.h>
 #include <linux/static_call_types.h>
+#include <linux/topology.h>
 #include <linux/vmalloc.h>
 
 #ifdef CONFIG_EXECMEM	/* 12af2b83d0b1, v6.10 */
@@ -119,6 +122,38 @@ void djp_text_sync(void)
 		djp_k.text_poke_sync();
 	else
 		djp_k.smp_text_poke_sync_each_cpu();
+}
+
+/**
+ * djp_pages_alloc() - pages in one piece
+ * @nr: how many
+ *
+ * Each is to be freed by itself. What is more than the page allocator has in one piece
+ * is looked for among all memory, where the kernel can do that.
+ *
+ * Context: may sleep.
+ * Return: the first, or NULL.
+ */
+struct page *djp_pages_alloc(unsigned long nr)
+{
+	gfp_t gfp = GFP_KERNEL | __GFP_NOWARN;
+	int order = get_order(nr << PAGE_SHIFT);
+	struct page *pages = alloc_pages(gfp, order);
+	unsigned long i;
+
+	if (pages) {
+		split_page(pages, order);
+		for (i = nr; i < 1ul << order; i++)
+			__free_page(pages + i);
+		return pages;
+	}
+	/* Renamed by b951aaff5035 (v6.10). */
+	if (djp_k.alloc_contig_pages)
+		return djp_k.alloc_contig_pages(nr, gfp, numa_mem_id(), NULL);
+	if (djp_k.alloc_contig_pages_noprof)
+		return djp_k.alloc_contig_pages_noprof(nr, gfp, numa_mem_id(),
+						       NULL);
+	return NULL;
 }
 
 /**

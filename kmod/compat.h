@@ -60,6 +60,8 @@ OPT(void *, __vmalloc_node_range, (unsigned long size, unsigned long align, unsi
 OPT(void *, __vmalloc_node_range_noprof, (unsigned long size, unsigned long align, unsigned long start, unsigned long end, gfp_t gfp_mask, pgprot_t prot, unsigned long vm_flags, int node, const void *caller)) \
 OPT(void *, execmem_alloc, (int type, size_t size)) \
 OPT(void, execmem_free, (void *ptr)) \
+OPT(struct page *, alloc_contig_pages, (unsigned long nr_pages, gfp_t gfp_mask, int nid, nodemask_t *nodemask)) \
+OPT(struct page *, alloc_contig_pages_noprof, (unsigned long nr_pages, gfp_t gfp_mask, int nid, nodemask_t *nodemask)) \
 REQ(int, set_memory_ro, (unsigned long addr, int numpages)) \
 REQ(int, set_memory_rw, (unsigned long addr, int numpages)) \
 REQ(int, set_memory_x, (unsigned long addr, int numpages)) \
@@ -125,6 +127,7 @@ int djp_compat_init(void);
 void djp_compat_show(struct seq_file *m);
 
 void djp_text_sync(void);
+struct page *djp_pages_alloc(unsigned long nr);
 void *djp_exec_alloc(size_t size);
 void djp_exec_free(void *mem, size_t size);
 void *djp_exec_alloc_in(size_t size, unsigned long start, unsigned long end);

@@ -51,7 +51,6 @@ enum djp_by {
 	DJP_NR_BY
 };
 
-/* So that the steps of djp_sample_step() come out even, whatever nests in them. */
 #define DJP_SAMPLE_MAX	32768
 
 /**
@@ -127,21 +126,17 @@ struct djp_counter {
 };
 
 /**
- * djp_sample_step() - what each hit adds, so that a u32 overflows at each Nth
- * @every: N
+ * djp_sample_step() - what each hit adds, so that a u64 overflows at each Nth
+ * @every: N, 2 to DJP_SAMPLE_MAX
+ *
+ * If N is no power of two the step is rounded up, and each overflow leaves less than N in
+ * it; to take that out again would be a second instruction, which a task that is moved to
+ * another CPU in between would do there. So a sample comes one hit early after 2^64 / N^2
+ * of them: for the largest N that is when a CPU has had 2^49 hits.
  */
-static inline u32 djp_sample_step(u32 every)
+static inline u64 djp_sample_step(u32 every)
 {
-	return (u32)DIV_ROUND_UP(1ull << 32, every);
-}
-
-/**
- * djp_sample_rest() - what is left in it then, and has to be taken out
- * @every: N
- */
-static inline u32 djp_sample_rest(u32 every)
-{
-	return djp_sample_step(every) * every;
+	return ~0ull / every + 1;
 }
 
 /* actions/counter.c */

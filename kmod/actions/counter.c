@@ -26,6 +26,8 @@
 #define DJP_BLOCK_SMALL	32
 /* Of pages: 64 KiB for each CPU. */
 #define DJP_BLOCK_LARGE	(SZ_64K / sizeof(u64))
+/* Most that is asked for in one piece, if only for a moment: 256 CPUs' areas or so. */
+#define DJP_SPAN_MAX	SZ_64M
 
 /**
  * struct djp_counter_block - slots that were allocated together
@@ -123,7 +125,7 @@ static struct djp_counter_block *djp_block_pages(void)
 	unsigned long lowest = ULONG_MAX, highest = 0, span, off;
 	struct djp_counter_block *block;
 	struct page *pages;
-	int order, cpu;
+	int cpu;
 
 	for_each_possible_cpu(cpu) {
 		lowest = min(lowest, per_cpu_offset(cpu));
@@ -134,16 +136,15 @@ static struct djp_counter_block *djp_block_pages(void)
 			return NULL;
 	}
 	span = highest - lowest + SZ_64K;
-	order = get_order(span);
+	if (span > DJP_SPAN_MAX)
+		return NULL;
 	block = djp_block_new(DJP_BLOCK_LARGE);
-	/* More than the page allocator has in one piece is no error. */
-	pages = block ? alloc_pages(GFP_KERNEL | __GFP_NOWARN, order) : NULL;
+	pages = block ? djp_pages_alloc(span >> PAGE_SHIFT) : NULL;
 	if (!pages) {
 		kfree(block);
 		return NULL;
 	}
-	split_page(pages, order);
-	for (off = 0; off < PAGE_SIZE << order; off += PAGE_SIZE) {
+	for (off = 0; off < span; off += PAGE_SIZE) {
 		if (!djp_is_slice(off))
 			__free_page(pages + (off >> PAGE_SHIFT));
 	}

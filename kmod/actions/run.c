@@ -117,16 +117,12 @@ static nokprobe_inline bool djp_holds(const struct djp_options *o, u64 value)
 	}
 }
 
-/* Of a u32 that is added to: did it overflow? Whatever nests does so by itself. */
-static nokprobe_inline bool djp_sampled(u64 __percpu *slot, u32 every)
+/* Did the sum overflow? Whatever nests adds by itself. */
+static nokprobe_inline bool djp_sampled(u64 __percpu *sum, u32 every)
 {
-	u32 __percpu *sum = (u32 __percpu *)slot;
-	u32 step = djp_sample_step(every);
+	u64 step = djp_sample_step(every);
 
-	if (this_cpu_add_return(*sum, step) >= step)
-		return false;
-	this_cpu_sub(*sum, djp_sample_rest(every));
-	return true;
+	return this_cpu_add_return(*sum, step) < step;
 }
 
 /**

@@ -33,6 +33,12 @@ static const char * const djp_by_names[DJP_NR_BY] = {
 	[DJP_BY_COMM] = "comm",
 };
 
+/* Decimal, or hexadecimal with 0x; an octal number would be a slip. */
+static bool djp_is_number(const char *word)
+{
+	return isdigit(*word) && (*word != '0' || !isdigit(word[1]));
+}
+
 /* "u8" to "u64", "s8" to "s64" */
 static bool djp_parse_type(const char *type, struct djp_field *f)
 {
@@ -59,7 +65,7 @@ static bool djp_parse_deref(char **text, struct djp_field *f)
 		return false;
 	*open = '\0';
 	*text += **text == '-' || **text == '+';
-	if (!isdigit(**text) || kstrtou32(*text, 0, &off) || off > S32_MAX)
+	if (!djp_is_number(*text) || kstrtou32(*text, 0, &off) || off > S32_MAX)
 		return false;
 	f->off = negative ? -(s32)off : off;
 	f->deref = true;
@@ -107,12 +113,13 @@ static bool djp_parse_value(const char *word, const struct djp_field *f, u64 *va
 	s64 number;
 
 	if (f->sign) {
-		if (*word == '+' || kstrtos64(word, 0, &number))
+		if (!djp_is_number(word + (*word == '-')) ||
+		    kstrtos64(word, 0, &number))
 			return false;
 		*value = number;
 		return (s64)(*value << unused) >> unused == number;
 	}
-	if (!isdigit(*word) || kstrtou64(word, 0, value))
+	if (!djp_is_number(word) || kstrtou64(word, 0, value))
 		return false;
 	return *value << unused >> unused == *value;
 }
@@ -171,7 +178,7 @@ static enum djp_reason djp_parse_hist(const char *value, struct djp_options *o)
 
 static enum djp_reason djp_parse_sample(const char *value, struct djp_options *o)
 {
-	if (!isdigit(*value) || kstrtou32(value, 0, &o->sample) ||
+	if (!djp_is_number(value) || kstrtou32(value, 0, &o->sample) ||
 	    o->sample < 2 || o->sample > DJP_SAMPLE_MAX)
 		return DJP_BAD_VALUE;
 	return DJP_OK;

@@ -3,8 +3,8 @@
  * Detours: generated per site, for what its probes need.
  *
  *	[pointer to the detour]		if something is called
- *	pushfq				if something is, or somebody reads the flags
- *	cld; clac; call djp_handler_entry	for handlers, and options that need C
+ *	... pushfq ...; call		for handlers, and options that need C; x86/entry.S
+ *	pushfq				or so, if somebody reads the flags
  *	incq %gs:COUNTER		for each other probe, see x86/inline.c
  *	popfq				if they were pushed
  *	the displaced instructions	relocated, see enum djp_relocation
@@ -14,15 +14,18 @@
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <asm/cpufeature.h>
+#include <asm/segment.h>
 
 #include "x86/emit.h"
 #include "x86/flags.h"
 #include "x86/x86.h"
 
 #define DJP_CALL32	0xe8
-#define DJP_CLD		0xfc
 #define DJP_PUSH_IMM32	0x68
 #define DJP_CLAC_LEN	3
+/* lea 16(%rsp),%rsp: add would change the flags. */
+#define DJP_DROP2	"\x48\x8d\x64\x24\x10"
+#define DJP_DROP2_LEN	5
 
 /*
  * The longest that a region becomes: five instructions, each 10 bytes (a call) or
@@ -32,7 +35,7 @@
 
 /* With its own pointer and the call of the handlers. */
 #define DJP_DETOUR_MAX(nr_actions) \
-	(sizeof(void *) + 3 + DJP_CLAC_LEN + DJP_JMP32_LEN + \
+	(sizeof(void *) + DJP_CALL_LEN + 2 * DJP_DROP2_LEN + 1 + \
 	 (nr_actions) * DJP_INLINE_MAX + DJP_REGION_MAX)
 
 /* A jump or call; false if the target is out of reach. */
@@ -204,6 +207,33 @@ static bool djp_must_keep_flags(const struct djp_detour *detour,
 	return false;
 }
 
+/* Is a handler all that there is to do? */
+static bool djp_is_one(const struct djp_detour *detour)
+{
+	return detour->nr_actions == 1 && detour->actions[0].handler_of;
+}
+
+/* See x86/entry.S. */
+static bool djp_emit_call(struct djp_code *code, const struct djp_detour *detour)
+{
+	unsigned long entry = (unsigned long)(djp_is_one(detour) ?
+					      djp_handler_entry :
+					      djp_actions_entry);
+
+	/* Or objtool sees an address that is folded with others. */
+	OPTIMIZER_HIDE_VAR(entry);
+	/* push %rsp; push (%rsp); pushfq */
+	djp_emit(code, "\x54\xff\x34\x24\x9c", 5);
+	/* C code wants the direction flag clear; memmove() sets it. */
+	djp_emit1(code, 0xfc);
+	djp_emit_clac(code);
+	djp_emit1(code, 0x6a);		/* push */
+	djp_emit1(code, __KERNEL_CS);
+	djp_emit1(code, DJP_PUSH_IMM32);
+	djp_emit32(code, detour->addr);
+	return djp_emit_rel32(code, DJP_CALL32, entry);
+}
+
 static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
 			 const struct djp_dcr *dcr, bool calls)
 {
@@ -214,17 +244,11 @@ static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
 	if (calls)
 		djp_emit(code, &detour, sizeof(detour));
 	detour->text = code->base + code->len;
-	if (keep)
-		djp_emit1(code, DJP_PUSHFQ);
 	if (calls) {
-		unsigned long entry = (unsigned long)djp_handler_entry;
-
-		/* Or objtool sees an address that is folded with others. */
-		OPTIMIZER_HIDE_VAR(entry);
-		/* C code wants the direction flag clear; memmove() sets it. */
-		djp_emit1(code, DJP_CLD);
-		djp_emit_clac(code);
-		ok &= djp_emit_rel32(code, DJP_CALL32, entry);
+		ok &= djp_emit_call(code, detour);
+		djp_emit(code, DJP_DROP2, DJP_DROP2_LEN);	/* ip, cs */
+	} else if (keep) {
+		djp_emit1(code, DJP_PUSHFQ);
 	}
 	for (i = 0; i < detour->nr_actions; i++) {
 		if (!djp_is_called(&detour->actions[i]))
@@ -232,6 +256,8 @@ static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
 	}
 	if (keep)
 		djp_emit1(code, DJP_POPFQ);
+	if (calls)
+		djp_emit(code, DJP_DROP2, DJP_DROP2_LEN);	/* sp, ss */
 	ok &= djp_emit_region(code, dcr, detour);
 	detour->len = code->base + code->len - detour->text;
 	return ok;

@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * djp_handler_entry - from a detour to djp_dispatch() and back
+ * From a detour to C and back. A detour does
  *
- * A detour with handlers does "pushfq; cld; clac; call djp_handler_entry; popfq". So on
- * entry there are, from the top of the stack: the return address into the
- * detour, the probed code's flags, the probed code's stack. Builds the pt_regs
- * that the probed code would have had in an exception; the ORC unwinder then
- * finds its way from here to the probed function.
+ *	pushq %rsp; pushq (%rsp); pushfq; cld; clac; pushq $CS; pushq $IP
+ *	call djp_handler_entry
+ *	lea 16(%rsp),%rsp; popfq; lea 16(%rsp),%rsp
  *
- * Flags are the detour's to restore, so they may be changed here.
+ * and has begun with that the pt_regs that the probed code would have had in an
+ * exception; the return address stands where orig_ax is. The ORC unwinder finds its way
+ * from here to the probed function.
+ *
+ * djp_handler_entry is for a handler that is all that there is to be called at a site,
+ * djp_actions_entry for the rest.
  */
 #include <linux/linkage.h>
 #include <asm/asm.h>
@@ -17,20 +20,9 @@
 #include <asm/segment.h>
 #include <asm/unwind_hints.h>
 
-/* Above struct pt_regs, whose last member is ss. */
-#define DETOUR_RET	(SS + 8)
-#define DETOUR_FLAGS	(SS + 16)
-
-	.text
-SYM_FUNC_START(djp_handler_entry)
+.macro DJP_ENTRY dispatch:req
 	ANNOTATE_NOENDBR		/* reached by direct calls only */
-	pushq	$__KERNEL_DS		/* ss */
-	pushq	%rsp			/* sp */
-	addq	$24, (%rsp)		/* was: below ss, return address, flags */
-	pushq	24(%rsp)		/* flags */
-	pushq	$__KERNEL_CS		/* cs */
-	pushq	$0			/* ip: djp_dispatch() knows it */
-	pushq	$-1			/* orig_ax: not a system call */
+	UNWIND_HINT_IRET_REGS offset=8
 	pushq	%rdi
 	pushq	%rsi
 	pushq	%rdx
@@ -47,11 +39,10 @@ SYM_FUNC_START(djp_handler_entry)
 	pushq	%r14
 	pushq	%r15
 	UNWIND_HINT_REGS
+	movq	$__KERNEL_DS, SS(%rsp)	/* was: sp, to be pushed from there */
 	movq	%rsp, %rdi
-	movq	DETOUR_RET(%rsp), %rsi
-	call	djp_dispatch
-	movq	EFLAGS(%rsp), %rax
-	movq	%rax, DETOUR_FLAGS(%rsp)
+	movq	ORIG_RAX(%rsp), %rsi
+	call	\dispatch
 	popq	%r15
 	popq	%r14
 	popq	%r13
@@ -67,13 +58,23 @@ SYM_FUNC_START(djp_handler_entry)
 	popq	%rdx
 	popq	%rsi
 	popq	%rdi
-	addq	$(6 * 8), %rsp
 	UNWIND_HINT_FUNC
 	RET
-SYM_INNER_LABEL(djp_handler_entry_end, SYM_L_GLOBAL)
+.endm
+
+	.text
+SYM_FUNC_START(djp_handler_entry)
+	DJP_ENTRY djp_dispatch_one
 SYM_FUNC_END(djp_handler_entry)
+
+SYM_FUNC_START(djp_actions_entry)
+	DJP_ENTRY djp_dispatch
+SYM_INNER_LABEL(djp_entries_end, SYM_L_GLOBAL)
+SYM_FUNC_END(djp_actions_entry)
+
 /*
  * A kretprobe would take the return address into the detour off the stack, where
  * the scan looks for it.
  */
 _ASM_NOKPROBE(djp_handler_entry)
+_ASM_NOKPROBE(djp_actions_entry)

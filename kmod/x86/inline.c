@@ -4,8 +4,8 @@
  *
  *	cmpl $0,%gs:SOFT; je end			soft
  *	cmp VALUE,REGISTER; jcc end			if
- *	addl STEP,%gs:SAMPLE; jnc end			sample=
- *	  subl REST,%gs:SAMPLE
+ *	addl STEP,%gs:SAMPLE; jnc end			sample=, if a power of two
+ *	addq STEP,%gs:SAMPLE; jnc end			sample=, if not
  *	lock btsl $0,FIRED; jc end			once
  *	incq %gs:COUNT
  *	bsr REGISTER,%rax; incq %gs:HIST(,%rax,8)	hist=
@@ -140,26 +140,26 @@ static u8 djp_compare_cc(const struct djp_options *o)
 	}
 }
 
-/* addl or subl $imm32,%gs:disp32 */
-static void djp_emit_add(struct djp_code *code, u8 modrm, s32 disp, u32 imm)
-{
-	djp_emit(code, "\x65\x81", 2);
-	djp_emit1(code, modrm);
-	djp_emit1(code, 0x25);
-	djp_emit32(code, disp);
-	djp_emit32(code, imm);
-}
-
 static void djp_emit_sample(struct djp_code *code, struct djp_ends *ends,
 			    const struct djp_counter *counter)
 {
 	s32 disp = djp_slot_disp(counter, counter->extra->sample);
-	u32 every = counter->extra->options.sample;
+	u64 step = djp_sample_step(counter->extra->options.sample);
 
-	djp_emit_add(code, 0x04, disp, djp_sample_step(every));
+	if ((u32)step) {
+		/* push %rax; movabs $step,%rax; add %rax,%gs:disp32; pop %rax */
+		djp_emit(code, "\x50\x48\xb8", 3);
+		djp_emit64(code, step);
+		djp_emit(code, "\x65\x48\x01\x04\x25", 5);
+		djp_emit32(code, disp);
+		djp_emit1(code, 0x58);
+	} else {
+		/* addl $imm32,%gs:disp32: the upper half is enough. */
+		djp_emit(code, "\x65\x81\x04\x25", 4);
+		djp_emit32(code, disp);
+		djp_emit32(code, step >> 32);
+	}
 	djp_emit_skip(code, ends, DJP_CC_B ^ 1);
-	if (djp_sample_rest(every))
-		djp_emit_add(code, 0x2c, disp, djp_sample_rest(every));
 }
 
 /* push %rax; movabs $fired,%rax; lock btsl $0,(%rax); pop %rax */

@@ -90,6 +90,14 @@ void djp_slot_free(const struct djp_slot *slot);
 void djp_slots_exit(void);
 
 /* x86/detour.c */
+
+/*
+ * A detour that calls: its own pointer, the instructions up to the call (see
+ * djp_emit_call()), and the return address.
+ */
+#define DJP_CALL_LEN		21
+#define DJP_RET_TO_HEADER	(sizeof(struct djp_detour *) + DJP_CALL_LEN)
+
 struct djp_detour *djp_detour_build(const struct djp_site *site,
 				    struct djp_refusal *refusal);
 const u8 *djp_detour_bytes(const struct djp_detour *detour);
@@ -161,9 +169,11 @@ int djp_int3_notify(struct notifier_block *nb, unsigned long val, void *data);
 
 /* x86/entry.S, x86/dispatch.c */
 asmlinkage void djp_handler_entry(void);
-extern const u8 djp_handler_entry_end[];
+asmlinkage void djp_actions_entry(void);
+extern const u8 djp_entries_end[];
 bool djp_is_handler_entry(unsigned long addr);
 asmlinkage void djp_dispatch(struct pt_regs *regs, unsigned long ret);
+asmlinkage void djp_dispatch_one(struct pt_regs *regs, unsigned long ret);
 void djp_run_actions(const struct djp_detour *detour, struct pt_regs *regs,
 		     bool count_all);
 
