@@ -213,6 +213,12 @@ class Sites:
             Place.ENTRY: entry_sites(judgements),
         }
 
+    def drop(self, place: Place, addresses: Sequence[int]) -> None:
+        """Leave these out from now on."""
+        gone = set(addresses)
+        kept = tuple(one for one in self._found[place] if one not in gone)
+        self._found = {**self._found, place: kept}
+
     def of(self, case: BatchCase) -> tuple[int, ...]:
         """Its addresses."""
         found = self._found[case.place]
@@ -240,19 +246,22 @@ class BatchBench(Closing):
 
     def row(self, case: BatchCase) -> BatchRow:
         """Rounds of one case: in, live, out, and text as it was."""
-        addresses = self._sites.of(case)
         kind = Kind.OURS if case.method in OURS else Kind.PEER
-        row = BatchRow(case.method, kind, case.place, case.load, len(addresses))
+        row = BatchRow(case.method, kind, case.place, case.load, len(self._sites.of(case)))
         answers: list[dict[str, Any]] = []
         with _load(self._transport, on=case.load):
             for number in range(case.rounds):
                 if number and _seconds(answers[0]) > LONG_SECONDS:
                     break
-                answer = self._round(case, addresses)
+                answer = self._round(case, self._sites.of(case))
                 if answer.get("errno") == errno.EOPNOTSUPP:
                     return replace(row, note="not offered: this kernel was built without it")
                 self._refuse(case, answer)
                 answers.append(answer)
+                if refused := answer.get("refused"):
+                    self._progress(f"{case}: {len(refused)} were refused")
+                    self._sites.drop(case.place, refused)
+                    row = replace(row, probes=row.probes - len(refused))
         self._progress(f"{case}: comparing kernel text")
         restored = self._text.diff().check().clean
         return replace(make_row(row, answers), text_restored=restored)

@@ -45,15 +45,22 @@ def choose_sites(
 
 def entry_sites(judgements: Judgements) -> tuple[int, ...]:
     """The ftrace sites of all functions at whose entry a probe can stand, in the kernel and in
-    all modules but djprobes itself, in random order, the same one each time."""
+    all modules but djprobes itself, in random order, the same one each time: first those that
+    take a plain jump."""
     from pyctl.verify.judgements import MethodCode, SiteFlag  # noqa: PLC0415
 
-    found: list[int] = []
+    jumps: list[int] = []
+    others: list[int] = []
     for part in judgements.parts:
-        wanted = ((part.flags & SiteFlag.FTRACE) != 0) & (part.method != MethodCode.REFUSED)
-        found += part.address[wanted].tolist()
-    random.Random(SEED).shuffle(found)
-    return tuple(found)
+        entry = (part.flags & SiteFlag.FTRACE) != 0
+        jump = part.method == MethodCode.JUMP
+        other = (part.method != MethodCode.REFUSED) & ~jump
+        jumps += part.address[entry & jump].tolist()
+        others += part.address[entry & other].tolist()
+    shuffle = random.Random(SEED).shuffle
+    shuffle(jumps)
+    shuffle(others)
+    return (*jumps, *others)
 
 
 def spread(addresses: Sequence[int], count: int) -> tuple[int, ...]:

@@ -33,6 +33,8 @@ MEMORY = ("Slab", "Percpu", "VmallocUsed")
 SYMBOLS = "/proc/kallsyms"
 SETTLE_SECONDS = 120.0
 PAGE = 4096
+#: Sites that a judgement promised and that are refused all the same.
+MOST_REFUSED = 50
 #: As long as the longest commit, and then what is done in the background.
 SWITCH_SECONDS = 60.0
 
@@ -69,6 +71,32 @@ class Batch:
         """Of djprobes."""
         return pairs(f"{self.ours}/stats")
 
+    def last_words(self, error: OSError) -> str:
+        """What djprobes says of a write that it refused."""
+        if error.filename != self.control:
+            return ""
+        with open(f"{self.ours}/last_error") as file:  # noqa: PTH123
+            return f"\n{file.read()}"
+
+    def accepted(self, addresses: Sequence[int], words: str) -> tuple[list[int], float, float]:
+        """Add them; if one is refused (its detour has to be out of reach of what it refers
+        to, say) try again without it. Returns those that are in, and the times at which the
+        write that put them in began and ended."""
+        left = list(addresses)
+        while True:
+            lines = [f"p:b_{n} {at:#x} {words}" for n, at in enumerate(left)]
+            text = "\n".join(lines) + "\n"
+            start = time.monotonic()
+            try:
+                write(self.control, text)
+            except OSError as error:
+                said = self.last_words(error).split()
+                if error.errno != errno.ERANGE or len(addresses) - len(left) == MOST_REFUSED:
+                    raise
+                del left[int(said[said.index("line:") + 1]) - 1]
+            else:
+                return left, start, time.monotonic()
+
     def put(self, request: dict[str, Any]) -> dict[str, Any]:
         """Put them in."""
         addresses, seconds = request["addresses"], request["seconds"]
@@ -88,11 +116,7 @@ class Batch:
     def put_ours(self, addresses: Sequence[int], words: str, seconds: float) -> dict[str, Any]:
         """djprobes, by one write; one commit."""
         before, mapped = memory(), self.stats()
-        lines = [f"p:b_{n} {at:#x} {words}" for n, at in enumerate(addresses)]
-        text = "\n".join(lines) + "\n"
-        start = time.monotonic()
-        write(self.control, text)
-        registered = time.monotonic()
+        placed, start, registered = self.accepted(addresses, words)
         self.took_out = self.take_ours
         write(self.control, "commit\n")
         first = self.stats()
@@ -109,6 +133,7 @@ class Batch:
             "jumps": last["sites_jump"],
             "text_bytes": text_bytes,
             "data_bytes": memory() - before - code,
+            "refused": sorted(set(addresses) - set(placed)),
         }
 
     def take_ours(self) -> dict[str, Any]:
@@ -230,7 +255,7 @@ def main() -> None:
         try:
             answer = kinds[kind](request)
         except OSError as error:
-            answer = {"error": str(error), "errno": error.errno}
+            answer = {"error": f"{error}{batch.last_words(error)}", "errno": error.errno}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
