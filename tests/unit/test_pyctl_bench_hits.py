@@ -146,14 +146,15 @@ def cases() -> tuple[Captured, Captured, Captured]:
 
 
 def handled() -> Captured:
-    """pushf; cld; clac; call ENTRY; popf; there: a frame, and on to C."""
-    before = bytes.fromhex("9c fc 0f 01 ca")
-    action = before + rel32(0xE8, DETOUR + len(before), ENTRY) + b"\x9d"
-    # sub $0xb0,%rsp; mov %rsp,%rdi; push %rax twice; call; pop %rax twice; add; ret
-    frame = bytes.fromhex("48 81 ec b0 00 00 00 48 89 e7 50 50")
-    frame += rel32(0xE8, ENTRY + len(frame), DISPATCH)
-    frame += bytes.fromhex("58 58 48 81 c4 b0 00 00 00 c3")
-    return Captured("handler", (*probed(), detour(action), Piece(ENTRY, frame)))
+    """As kmod/x86/entry.S has it: half of a pt_regs, the other half there, and on to C."""
+    before = bytes.fromhex("54 ff 34 24 9c fc 0f 01 ca 6a 10 68 03 10 00 c0")
+    call = rel32(0xE8, DETOUR + len(before), ENTRY)
+    after = bytes.fromhex("48 8d 64 24 10 9d 48 8d 64 24 10")
+    # push %rax, 15 times; mov %rsp,%rdi; mov 0x78(%rsp),%rsi; call; pop %rax, 15 times; ret
+    frame = b"\x50" * 15 + bytes.fromhex("48 89 e7 48 8b 74 24 78")
+    frame += rel32(0xE8, ENTRY + len(frame), DISPATCH) + b"\x58" * 15 + b"\xc3"
+    pieces = (*probed(), detour(before + call + after), Piece(ENTRY, frame))
+    return Captured("handler", pieces)
 
 
 def test_control_is_followed_to_where_it_goes_away() -> None:
@@ -181,7 +182,7 @@ def test_a_far_away_return_is_a_return() -> None:
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc")
 def test_detours_run_here() -> None:
-    text = assemble([*cases(), handled()], {DISPATCH: "djp_dispatch"})
+    text = assemble([*cases(), handled()], {DISPATCH: "djp_dispatch_one"})
     times = run_here(text, 3)
     assert times.keys() == {"dead", "count", "far", "handler"}
     assert all(len(ticks) == 3 for ticks in times.values())

@@ -17,7 +17,7 @@ KERNEL = 0xFFFF800000000000
 #: The kernel's returns may be jumps to this.
 RETURN_THUNK = "__x86_return_thunk"
 #: C code that callbacks.c has an equivalent of.
-CALLBACKS = frozenset({"djp_dispatch", "optimized_callback"})
+CALLBACKS = frozenset({"djp_dispatch_one", "optimized_callback"})
 CLAC = bytes.fromhex("0f 01 ca")
 NOP3 = bytes.fromhex("0f 1f 00")
 
@@ -98,6 +98,8 @@ def _code(number: int, case: Captured, symbols: Mapping[int, str], slots: Slots)
         yield "\t.balign 4096, 0xcc" if piece.gap is None else f"\t.skip {piece.gap}, 0xcc"
         if piece is case.pieces[0]:
             yield f".Lcase_{number}:"
+        elif piece.gap is None:
+            yield "\t.quad native_object"  # before a detour of ours with a handler
         for one in body:
             at = one.ip - piece.address
             yield f".L{number}_{one.ip:x}:"

@@ -8,7 +8,7 @@
 
 #include "native.h"
 
-void native_djp_dispatch(unsigned long *regs, unsigned long ret);
+void native_djp_dispatch_one(unsigned long *regs, unsigned long ret);
 struct object;
 void native_optimized_callback(struct object *op, unsigned long *regs);
 
@@ -16,6 +16,10 @@ void native_optimized_callback(struct object *op, unsigned long *regs);
 #define cpu_read(slot) ({ \
 	unsigned long value_; \
 	asm volatile("movq %%gs:%c1, %0" : "=r"(value_) : "i"(slot) : "memory"); \
+	value_; })
+#define cpu_read32(slot) ({ \
+	unsigned int value_; \
+	asm volatile("movl %%gs:%c1, %0" : "=r"(value_) : "i"(slot) : "memory"); \
 	value_; })
 #define cpu_write(slot, value) \
 	asm volatile("movq %0, %%gs:%c1" : : "r"((unsigned long)(value)), "i"(slot) : "memory")
@@ -56,38 +60,30 @@ static struct object probe = { .handler = on_hit };
 struct object native_object = { .nr = 1, .next = &probe, .of = &probe, .handler = on_hit };
 
 struct frame {
-	struct object	*p;
+	void		*id;
 	struct frame	*prev;
+	unsigned int	preempt_count;
 };
 
-/* kmod/x86/dispatch.c: djp_dispatch() and djp_run_actions(), for one handler. */
-void native_djp_dispatch(unsigned long *regs, unsigned long ret)
+/* kmod/x86/dispatch.c, for the usual case: nothing else is running. */
+void native_djp_dispatch_one(unsigned long *regs, unsigned long ret)
 {
-	struct object *detour = &native_object;
-	struct frame frame, **top, *at;
-	unsigned int context, i;
+	struct object *detour = *(struct object **)(ret - HEADER);
+	struct frame frame;
+	struct object *p;
 
-	barrier();
-	regs[16] = detour->addr;
 	preempt_disable();
-	context = cpu_read(PREEMPT_COUNT) & 0xffff00;
-	top = (struct frame **)(cpu_read(THIS_CPU_OFF) + RUNNING + 8 * !!context);
-	frame.prev = *top;
-	for (i = 0; i < detour->nr; i++) {
-		struct object *p = *(struct object * volatile *)&detour->of;
-
-		for (at = frame.prev; at; at = at->prev) {
-			if (at->p == p)
-				abort();
-		}
-		cpu_inc(COUNTER);
-		frame.p = p;
-		*(struct frame * volatile *)top = &frame;
-		barrier();
-		p->handler(p, regs);
-		barrier();
-		*(struct frame * volatile *)top = frame.prev;
-	}
+	p = *(struct object * volatile *)&detour->of;
+	frame.prev = (struct frame *)cpu_read(RUNNING);
+	if (frame.prev || !p)
+		abort();
+	*(void * volatile *)&frame.id = p;
+	frame.preempt_count = cpu_read32(PREEMPT_COUNT);
+	cpu_write(RUNNING, &frame);
+	cpu_inc(COUNTER);
+	p->handler(p, regs);
+	barrier();
+	cpu_write(RUNNING, frame.prev);
 	preempt_enable();
 }
 

@@ -12,4 +12,7 @@
 #define CURRENT_KPROBE	SLOT(5)
 #define CTLBLK		SLOT(6)
 
+/* From a return address into a detour of ours to its pointer: DJP_RET_TO_HEADER. */
+#define HEADER		(8 + 21)
+
 #endif
