@@ -7,6 +7,7 @@ SHELL := /bin/bash
 VENV := .venv/bin
 CONFIG := pyctl/pyproject.toml
 SOAK_COMMITS ?= 100000
+BENCHES := hits batch native quiesce
 KDIR ?= /lib/modules/$(shell uname -r)/build
 PYTEST := $(VENV)/python -m pytest -c $(CONFIG) --rootdir=.
 # what ruff and mypy look at; a folder that is not there yet is left out
@@ -29,8 +30,12 @@ census: bootstrap ## judge every instruction of a guest's kernel; picture in bui
 	@$(VENV)/djp census --boot bookworm-cloud --picture build/census.svg
 
 .PHONY: bench
-bench: bootstrap ## measure every strategy beside mainline; build/quiesce.svg and .json (ARGS=)
-	@$(VENV)/djp bench quiesce --svg build/quiesce.svg --save build/quiesce.json $(ARGS)
+bench: bench-hits bench-batch bench-quiesce ## measure hits, batches and quiescence beside mainline; build/bench-*
+
+# One of them, say bench-native (ARGS=).
+.PHONY: $(BENCHES:%=bench-%)
+$(BENCHES:%=bench-%): bench-%: bootstrap
+	@$(VENV)/djp bench $* --svg build/bench-$*.svg --save build/bench-$*.json $(ARGS)
 
 .PHONY: soak
 soak: bootstrap ## commit SOAK_COMMITS times while the guest is given no peace (ARGS=)

@@ -42,12 +42,12 @@ class LiveBars:
         return Measurement(1, min(options.max_width, LABEL + BAR + 12))
 
 
-def scale(values: Sequence[float], room: int) -> list[int]:
-    """Widths on a logarithmic scale: the largest value gets all of ``room``, SHORTEST or less
-    nothing."""
-    largest = max([*values, 10 * SHORTEST])
+def scale(values: Sequence[float], room: int, shortest: float = SHORTEST) -> list[int]:
+    """Widths on a logarithmic scale: the largest value gets all of ``room``, ``shortest`` or
+    less nothing."""
+    largest = max([*values, 10 * shortest])
     return [
-        round(room * math.log(max(value, SHORTEST) / SHORTEST) / math.log(largest / SHORTEST))
+        round(room * math.log(max(value, shortest) / shortest) / math.log(largest / shortest))
         for value in values
     ]
 

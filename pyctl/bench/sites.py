@@ -5,23 +5,29 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pyctl.errors import OracleError
 from pyctl.transport import Transport
+
+if TYPE_CHECKING:
+    from pyctl.verify.judgements import Judgements
 
 #: Bytes between two of them at least, so that none is in another's way.
 APART = 64
 SEED = 4
 
 
-def choose_sites(transport: Transport, count: int) -> tuple[int, ...]:
+def choose_sites(
+    transport: Transport, count: int, judgements: Judgements | None = None
+) -> tuple[int, ...]:
     """``count`` insertion addresses in the core kernel. The same ones on the same kernel;
-    fewer are the beginning of more. Asks for a judgement of every instruction, which takes
-    tens of seconds on an emulated guest."""
+    fewer are the beginning of more. Without ``judgements`` it asks for a judgement of every
+    instruction, which takes tens of seconds on an emulated guest."""
     # numpy comes with the extra `dev`; only this needs it
     from pyctl.verify.judgements import MethodCode, SiteFlag, read_judgements  # noqa: PLC0415
 
-    kernel = read_judgements(transport).parts[0]
+    kernel = (judgements or read_judgements(transport)).parts[0]
     moved = SiteFlag.PADDING | SiteFlag.FTRACE
     both = (
         (kernel.method == MethodCode.JUMP)
@@ -35,6 +41,26 @@ def choose_sites(transport: Transport, count: int) -> tuple[int, ...]:
             f"optimised kprobe's, {count} were wanted"
         )
     return found
+
+
+def entry_sites(judgements: Judgements) -> tuple[int, ...]:
+    """The ftrace sites of all functions at whose entry a probe can stand, in the kernel and in
+    all modules but djprobes itself, in random order, the same one each time: first those that
+    take a plain jump."""
+    from pyctl.verify.judgements import MethodCode, SiteFlag  # noqa: PLC0415
+
+    jumps: list[int] = []
+    others: list[int] = []
+    for part in judgements.parts:
+        entry = (part.flags & SiteFlag.FTRACE) != 0
+        jump = part.method == MethodCode.JUMP
+        other = (part.method != MethodCode.REFUSED) & ~jump
+        jumps += part.address[entry & jump].tolist()
+        others += part.address[entry & other].tolist()
+    shuffle = random.Random(SEED).shuffle
+    shuffle(jumps)
+    shuffle(others)
+    return (*jumps, *others)
 
 
 def spread(addresses: Sequence[int], count: int) -> tuple[int, ...]:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,33 +19,28 @@ from pyctl.bench.rows import (
     product_cells,
 )
 from pyctl.bench.table import document, table
-from pyctl.cli.layout import screen, svg
+from pyctl.cli.bench_batch import batch
+from pyctl.cli.bench_hits import hits
+from pyctl.cli.bench_native import native
+from pyctl.cli.bench_output import BootOption, PictureOption, SaveOption, give
 from pyctl.cli.options import JsonOption, chosen, words
 from pyctl.cli.output import Reporter
 from pyctl.errors import UsageError
 from pyctl.verify.preemption import Preemption
 
-WIDTH = 118
-
 bench_app = typer.Typer(help="Measure, in throw-away guests.", no_args_is_help=True)
 
-
-@bench_app.callback()
-def _bench() -> None:
-    """Makes ``quiesce`` a subcommand although it is the only one."""
+bench_app.command()(hits)
+bench_app.command()(batch)
+bench_app.command()(native)
 
 
 @bench_app.command()
 def quiesce(
     as_json: JsonOption = False,
-    picture: Annotated[
-        Path | None,
-        typer.Option("--svg", "--picture", help="Also write what is shown to this SVG file."),
-    ] = None,
-    save: Annotated[
-        Path | None, typer.Option(help="Also write the JSON document to this file.")
-    ] = None,
-    boot: Annotated[str, typer.Option(metavar="GUEST", help="Boot this one.")] = "bookworm-cloud",
+    picture: PictureOption = None,
+    save: SaveOption = None,
+    boot: BootOption = "bookworm-cloud",
     strategies: Annotated[
         str | None, typer.Option(help=f"With commas between: {', '.join(NAMES)}.")
     ] = None,
@@ -85,18 +77,15 @@ def quiesce(
             for step in steps:
                 rows += step.rows
                 report.note(f"{step.done} of {step.total} rows are measured")
-        console = screen(as_json, WIDTH)
-        shown = table(rows)
-        console.print(shown)
-        if picture is not None:
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            picture.write_text(svg(console, title="djp bench quiesce", name="djp-quiesce"))
-        if save is not None:
-            save.parent.mkdir(parents=True, exist_ok=True)
-            save.write_text(json.dumps(document(rows), indent=2) + "\n")
-        if as_json:
-            report.result(document(rows), shown)
-        sys.stdout.flush()
+        give(
+            report,
+            table(rows),
+            document(rows),
+            command="quiesce",
+            as_json=as_json,
+            picture=picture,
+            save=save,
+        )
 
 
 def chosen_cells(
