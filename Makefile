@@ -7,6 +7,8 @@ SHELL := /bin/bash
 VENV := .venv/bin
 CONFIG := pyctl/pyproject.toml
 SOAK_COMMITS ?= 100000
+# Files of tests that run at a time: each has a guest, which is busy half of the time.
+TEST_WORKERS ?= 2
 BENCHES := hits batch native quiesce
 KDIR ?= /lib/modules/$(shell uname -r)/build
 PYTEST := $(VENV)/python -m pytest -c $(CONFIG) --rootdir=.
@@ -43,7 +45,7 @@ soak: bootstrap ## commit SOAK_COMMITS times while the guest is given no peace (
 
 .PHONY: vm-test
 vm-test: bootstrap ## all tests, those in guests too (ARGS= is passed to pytest)
-	@$(PYTEST) tests/unit tests/vm $(ARGS)
+	@$(PYTEST) -n $(TEST_WORKERS) --dist loadfile tests/unit tests/vm $(ARGS)
 
 .PHONY: unit-test
 unit-test: bootstrap ## the tests that need no guest
