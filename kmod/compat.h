@@ -45,13 +45,14 @@ REQ(unsigned long, ftrace_location_range, (unsigned long start, unsigned long en
 REQ(unsigned long, ftrace_location, (unsigned long ip)) \
 REQ(int, alternatives_text_reserved, (void *start, void *end)) \
 REQ(bool, within_kprobe_blacklist, (unsigned long addr)) \
+OPT(bool, arch_within_kprobe_blacklist, (unsigned long addr)) \
 REQ(struct kprobe *, get_kprobe, (void *addr)) \
 OPT(kprobe_opcode_t *, arch_adjust_kprobe_addr, (unsigned long addr, unsigned long offset, bool *on_entry)) \
 OPT(bool, can_boost, (struct insn *insn, void *addr)) \
 OPT(bool, __is_insn_slot_addr, (struct kprobe_insn_cache *c, unsigned long addr)) \
 OPT(unsigned long, recover_probed_instruction, (u8 *buf, unsigned long addr)) \
 REQ(int, kallsyms_lookup_size_offset, (unsigned long addr, unsigned long *size, unsigned long *off)) \
-REQ(int, kallsyms_on_each_symbol, (int (*fn)(void *, const char *, struct module *, unsigned long), void *data)) \
+REQ(int, kallsyms_on_each_symbol, (void *fn, void *data)) \
 OPT(int, kallsyms_on_each_match_symbol, (int (*fn)(void *, unsigned long), const char *name, void *data)) \
 REQ(struct module *, __module_text_address, (unsigned long addr)) \
 OPT(void *, module_alloc, (unsigned long size)) \
@@ -99,6 +100,7 @@ OPT(char, __indirect_thunk_start) \
 OPT(char, __indirect_thunk_end) \
 OPT(char, __x86_return_thunk) \
 OPT(struct list_head, kprobe_blacklist) \
+OPT(struct hlist_head, kprobe_table) \
 OPT(unsigned int, freeze_timeout_msecs) \
 OPT(struct mutex, system_transition_mutex) \
 OPT(struct kprobe_insn_cache, kprobe_optinsn_slots) \
@@ -132,6 +134,8 @@ void *djp_exec_alloc(size_t size);
 void djp_exec_free(void *mem, size_t size);
 void *djp_exec_alloc_in(size_t size, unsigned long start, unsigned long end);
 void djp_exec_free_in(void *mem, size_t size);
+int djp_each_symbol(int (*fn)(void *data, const char *name, unsigned long addr),
+		    void *data);
 bool djp_kprobes_refuse_traps(void);
 void djp_module_text(const struct module *mod, unsigned long *start,
 		     unsigned long *end);

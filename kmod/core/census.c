@@ -118,7 +118,7 @@ static void djp_census_function(const struct djp_place *place,
 		j.dcr.traps = 0;
 		j.dcr.live = DJP_FLAGS_ALL;
 		if (len > 0) {
-			djp_displace(&insn, addr, &j.insn);
+			djp_displace(&insn, &j.insn);
 			memcpy(j.text, (void *)addr, len);
 			djp_original_text(addr, j.text, len);
 		}

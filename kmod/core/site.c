@@ -43,12 +43,16 @@
 
 DEFINE_MUTEX(djp_mutex);
 LIST_HEAD(djp_sites);
+LIST_HEAD(djp_waiting);
 LIST_HEAD(djp_probes);
 struct djp_stats djp_stats;
 /* Counts sites that came into bypass and detours that were retired. */
 u64 djp_sequence;
 /* Changes whenever the list of all probes does. */
 u64 djp_generation;
+
+/* Of their size: the next power of two is a third more. */
+static struct kmem_cache *djp_site_cache;
 
 /**
  * djp_site_find() - the site at an address
@@ -72,15 +76,27 @@ struct djp_site *djp_site_find(unsigned long addr)
  */
 struct djp_site *djp_site_overlap(unsigned long addr, unsigned int len)
 {
+	unsigned long a = addr - DJP_DCR_MAX + 1;
 	struct djp_site *site;
-	unsigned long a;
 
-	for (a = addr - DJP_DCR_MAX + 1; a < addr + len; a++) {
-		site = djp_site_find(a);
-		if (site && a + site->dcr.len > addr)
-			return site;
+	while ((site = djp_trap_next(a, addr + len))) {
+		a = site->dcr.addr + 1;
+		if (site->dcr.addr + site->dcr.len > addr)
+			break;
 	}
-	return NULL;
+	return site;
+}
+
+/**
+ * djp_site_file() - put a site on the list that its state calls for
+ * @site: the site
+ *
+ * Context: djp_mutex held.
+ */
+void djp_site_file(struct djp_site *site)
+{
+	list_move_tail(&site->node, djp_awaits_jump(site) ? &djp_waiting :
+		       &djp_sites);
 }
 
 /**
@@ -91,7 +107,7 @@ struct djp_site *djp_site_overlap(unsigned long addr, unsigned int len)
  */
 bool djp_is_ours(unsigned long addr)
 {
-	return !list_empty(&djp_sites) && djp_site_overlap(addr, 1);
+	return djp_stats.sites && djp_site_overlap(addr, 1);
 }
 
 /**
@@ -104,16 +120,16 @@ bool djp_is_ours(unsigned long addr)
  */
 void djp_original_text(unsigned long addr, u8 *buf, unsigned int len)
 {
+	unsigned long a = addr - DJP_DCR_MAX + 1;
 	struct djp_site *site;
-	unsigned long a;
 
-	if (list_empty(&djp_sites))	/* the kernel's map is being made */
+	if (!djp_stats.sites)	/* the kernel's map is being made */
 		return;
-	for (a = addr - DJP_DCR_MAX + 1; a < addr + len; a++) {
+	for (; (site = djp_trap_next(a, addr + len)); a++) {
 		unsigned int i;
 
-		site = djp_site_find(a);
-		if (!site || site->verdict.method == DJPROBE_KPROBE)
+		a = site->dcr.addr;
+		if (site->verdict.method == DJPROBE_KPROBE)
 			continue;
 		for (i = 0; i < site->dcr.len; i++) {
 			if (a + i >= addr && a + i < addr + len)
@@ -190,13 +206,17 @@ static struct djp_site *djp_site_get(unsigned long addr,
 
 	if (djp_pin_module(addr, &mod, refusal))
 		return NULL;
-	site = kzalloc(sizeof(*site), GFP_KERNEL);
+	if (!djp_site_cache)
+		djp_site_cache = KMEM_CACHE(djp_site, 0);
+	site = djp_site_cache ?
+		kmem_cache_zalloc(djp_site_cache, GFP_KERNEL) : NULL;
 	ret = site ? djp_site_check(site, addr, mod, want, refusal) :
 		     djp_refuse(refusal, DJP_NO_MEMORY, addr);
 	/* From here on djp_module_gone() looks after it. */
 	djp_unpin_module(mod);
 	if (ret) {
-		kfree(site);
+		if (site)
+			kmem_cache_free(djp_site_cache, site);
 		return NULL;
 	}
 	site->mod = mod;
@@ -214,7 +234,17 @@ static void djp_site_free(struct rcu_head *head)
 	struct djp_site *site = container_of(head, struct djp_site, rcu);
 
 	kfree(site->strays);
-	kfree(site);
+	kmem_cache_free(djp_site_cache, site);
+}
+
+/**
+ * djp_sites_exit() - free what sites were made of
+ *
+ * Context: module unload; no site is left, and none is being freed.
+ */
+void djp_sites_exit(void)
+{
+	kmem_cache_destroy(djp_site_cache);
 }
 
 /**

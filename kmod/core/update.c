@@ -4,6 +4,7 @@
  * nothing: our records are changed, detours are built, and only then is text
  * written, that of new sites first, for they can be taken out again.
  */
+#include <linux/list_sort.h>
 #include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -128,6 +129,27 @@ static int djp_plan_site(struct djp_site *site, struct djp_refusal *refusal)
 	return djp_reason_errno(refusal->reason);
 }
 
+static int djp_index_of(const struct djp_update *updates, int nr,
+			const struct djp_site *site)
+{
+	int i;
+
+	for (i = 0; i < nr; i++) {
+		if (updates[i].probe->site == site)
+			return i;
+	}
+	return 0;
+}
+
+static int djp_site_cmp(void *priv, const struct list_head *a,
+			const struct list_head *b)
+{
+	const struct djp_site *sa = list_entry(a, struct djp_site, touched);
+	const struct djp_site *sb = list_entry(b, struct djp_site, touched);
+
+	return sa->dcr.addr > sb->dcr.addr;
+}
+
 static int djp_plan_sites(struct djp_plan *plan, struct djp_update *updates,
 			  int nr, struct djp_refusal *refusal)
 {
@@ -139,11 +161,17 @@ static int djp_plan_sites(struct djp_plan *plan, struct djp_update *updates,
 		if (!site || !list_empty(&site->touched) ||
 		    djp_only_switches(&updates[i]))
 			continue;
-		refusal->index = i;
-		if (djp_plan_site(site, refusal))
-			return djp_reason_errno(refusal->reason);
 		list_add_tail(&site->touched, &plan->sites);
 		count++;
+	}
+	/* So that their text is written from front to back, see djp_text_put(). */
+	list_sort(NULL, &plan->sites, djp_site_cmp);
+	list_for_each_entry(site, &plan->sites, touched) {
+		if (djp_plan_site(site, refusal)) {
+			refusal->index = djp_index_of(updates, nr, site);
+			return djp_reason_errno(refusal->reason);
+		}
+		cond_resched();
 	}
 	plan->pokes = kvcalloc(max(count, 1), sizeof(*plan->pokes), GFP_KERNEL);
 	return plan->pokes ? 0 : djp_refuse(refusal, DJP_NO_MEMORY, 0);
@@ -294,6 +322,7 @@ static int djp_plan_prepare(void *data)
 			djp_detour_put(site->next);
 		cond_resched();
 	}
+	djp_text_flush();
 	return 0;
 }
 
@@ -360,6 +389,7 @@ static void djp_site_settle(struct djp_site *site)
 		site->state = DJP_BYPASS;
 		site->seq = ++djp_sequence;
 	}
+	djp_site_file(site);
 	if (site->verdict.method != DJPROBE_KPROBE) {
 		djp_retire(old);
 		return;
@@ -395,18 +425,6 @@ static void djp_plan_done(struct djp_plan *plan)
 	}
 }
 
-static int djp_index_of(const struct djp_update *updates, int nr,
-			const struct djp_site *site)
-{
-	int i;
-
-	for (i = 0; i < nr; i++) {
-		if (updates[i].probe->site == site)
-			return i;
-	}
-	return 0;
-}
-
 /**
  * djp_update_locked() - add, remove, enable and disable probes
  * @updates: what to do; no probe stands in it twice
@@ -429,15 +447,18 @@ int djp_update_locked(struct djp_update *updates, int nr,
 
 	memset(refusal, 0, sizeof(*refusal));
 	/* Before anything waits for the text: is it to be had at all? */
-	if (djp_poke_all(NULL, 0, true, DJP_TEXT_PATIENCE))
+	if (djp_text_do(djp_known_take, NULL, DJP_TEXT_PATIENCE))
 		return djp_refuse(refusal, DJP_KPROBES_BUSY, 0);
-	for (done = 0; done < nr; done++) {
+	for (done = 0, ret = 0; done < nr; done++) {
 		refusal->index = done;
 		ret = djp_change(&updates[done], false, refusal);
 		if (ret)
-			goto undo;
+			break;
 		cond_resched();
 	}
+	djp_known_drop();
+	if (ret)
+		goto undo;
 	ret = djp_plan_sites(&plan, updates, nr, refusal);
 	if (ret)
 		goto undo;
@@ -483,6 +504,21 @@ undo:
 	return ret;
 }
 
+static int djp_touch_module(struct list_head *from, const struct module *mod,
+			    struct list_head *touched)
+{
+	struct djp_site *site;
+	int nr = 0;
+
+	list_for_each_entry(site, from, node) {
+		if (site->mod != mod)
+			continue;
+		list_add_tail(&site->touched, touched);
+		nr++;
+	}
+	return nr;
+}
+
 /**
  * djp_module_gone() - a module is about to be freed
  * @mod: the module
@@ -496,14 +532,10 @@ void djp_module_gone(const struct module *mod)
 	struct djp_plan plan = { .sites = LIST_HEAD_INIT(plan.sites) };
 	struct djp_site *site, *tmp;
 	struct djprobe *p, *next;
-	int nr = 0;
+	int nr;
 
-	list_for_each_entry(site, &djp_sites, node) {
-		if (site->mod == mod) {
-			list_add_tail(&site->touched, &plan.sites);
-			nr++;
-		}
-	}
+	nr = djp_touch_module(&djp_sites, mod, &plan.sites) +
+		djp_touch_module(&djp_waiting, mod, &plan.sites);
 	plan.pokes = kvcalloc(max(nr, 1), sizeof(*plan.pokes),
 			      GFP_KERNEL | __GFP_NOFAIL);
 	djp_plan_pokes(&plan);

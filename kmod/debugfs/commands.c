@@ -65,9 +65,34 @@ char *djp_word(char **line)
 	return word;
 }
 
+/*
+ * "0xADDR", or "[MOD:]SYM[+OFF]", which is cut off at the "+" and to be looked up.
+ * Return: 0, or the negative errno of @refusal's reason.
+ */
+static int djp_split_target(char *target, struct djp_lookup *lookup,
+			    struct djp_refusal *refusal)
+{
+	char *plus;
+
+	memset(lookup, 0, sizeof(*lookup));
+	if (!strncasecmp(target, "0x", 2)) {
+		if (kstrtoul(target, 16, &lookup->addr))
+			return djp_refuse(refusal, DJP_BAD_OFFSET, 0);
+		return 0;
+	}
+	lookup->symbol = target;
+	plus = strchr(target, '+');
+	if (!plus)
+		return 0;
+	if (!isdigit(plus[1]) || kstrtoul(plus + 1, 0, &lookup->offset))
+		return djp_refuse(refusal, DJP_BAD_OFFSET, 0);
+	*plus = '\0';
+	return 0;
+}
+
 /**
  * djp_parse_target() - [MOD:]SYM[+OFF] or 0xADDR
- * @target: the word; may be changed
+ * @target: the word; may be changed meanwhile
  * @addr: the address
  * @refusal: why not
  *
@@ -77,24 +102,18 @@ char *djp_word(char **line)
 int djp_parse_target(char *target, unsigned long *addr,
 		     struct djp_refusal *refusal)
 {
-	unsigned long offset = 0;
-	char *plus;
-	int ret;
+	char *end = target + strlen(target);
+	struct djp_lookup lookup;
+	int ret = djp_split_target(target, &lookup, refusal);
 
-	if (!strncasecmp(target, "0x", 2)) {
-		if (kstrtoul(target, 16, addr))
-			return djp_refuse(refusal, DJP_BAD_OFFSET, 0);
+	if (ret)
+		return ret;
+	*addr = lookup.addr;
+	if (!lookup.symbol)
 		return 0;
-	}
-	plus = strchr(target, '+');
-	if (plus) {
-		if (!isdigit(plus[1]) || kstrtoul(plus + 1, 0, &offset))
-			return djp_refuse(refusal, DJP_BAD_OFFSET, 0);
-		*plus = '\0';
-	}
-	ret = djp_resolve(target, offset, addr, refusal);
-	if (plus)
-		*plus = '+';
+	ret = djp_resolve(lookup.symbol, lookup.offset, addr, refusal);
+	if (target + strlen(target) < end)
+		target[strlen(target)] = '+';
 	return ret;
 }
 
@@ -339,26 +358,71 @@ static int djp_parse_lines(struct djp_batch *batch, char **token,
 	return 0;
 }
 
-/* The addresses of what is added. */
-static int djp_parse_targets(struct djp_batch *batch, char **token,
-			     struct djp_refusal *refusal)
+/* Where what is added is to go: an address, or a symbol to be looked up. */
+static int djp_split_targets(struct djp_batch *batch, struct djp_lookup *lookups,
+			     int *nr, char **token, struct djp_refusal *refusal)
 {
-	unsigned long addr;
 	int i, ret;
 
-	for (i = 0; i < batch->nr; i++) {
+	for (i = 0, *nr = 0; i < batch->nr; i++) {
 		struct djp_item *item = &batch->items[i];
+		struct djp_lookup *lookup = &lookups[*nr];
 
 		if (item->change != DJP_ADD)
 			continue;
 		*token = item->token;
-		ret = djp_parse_target(item->token, &addr, refusal);
+		ret = djp_split_target(item->token, lookup, refusal);
 		if (ret)
 			return ret;
-		item->named->p.addr = (void *)addr;
-		cond_resched();
+		if (lookup->symbol)
+			(*nr)++;
+		else
+			item->named->p.addr = (void *)lookup->addr;
 	}
 	return 0;
+}
+
+/* All symbols in one go: to find one is to read all that the kernel has. */
+static int djp_find_targets(struct djp_batch *batch, struct djp_lookup *lookups,
+			    char **token, struct djp_refusal *refusal)
+{
+	struct djp_lookup *lookup = lookups;
+	int i, nr, ret;
+
+	ret = djp_split_targets(batch, lookups, &nr, token, refusal);
+	if (ret)
+		return ret;
+	djp_resolve_all(lookups, nr);
+	for (i = 0; i < batch->nr && lookup < lookups + nr; i++) {
+		struct djp_item *item = &batch->items[i];
+
+		if (item->token != lookup->symbol)
+			continue;
+		if (lookup->refusal.reason != DJP_OK) {
+			*refusal = lookup->refusal;
+			*token = item->token;
+			return djp_reason_errno(refusal->reason);
+		}
+		item->named->p.addr = (void *)lookup->addr;
+		lookup++;
+	}
+	return 0;
+}
+
+static int djp_parse_targets(struct djp_batch *batch, char **token,
+			     struct djp_refusal *refusal)
+{
+	struct djp_lookup *lookups;
+	int ret;
+
+	if (!batch->nr)
+		return 0;
+	lookups = kvcalloc(batch->nr, sizeof(*lookups), GFP_KERNEL);
+	if (!lookups)
+		return djp_refuse(refusal, DJP_NO_MEMORY, 0);
+	ret = djp_find_targets(batch, lookups, token, refusal);
+	kvfree(lookups);
+	return ret;
 }
 
 /**

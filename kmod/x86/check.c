@@ -71,6 +71,7 @@ void djp_place_find(struct djp_place *place, unsigned long addr,
 		    const struct module *mod)
 {
 	unsigned long size, offset;
+	struct djp_function fn;
 
 	memset(place, 0, sizeof(*place));
 	place->bar = DJP_NOT_TEXT;
@@ -79,17 +80,26 @@ void djp_place_find(struct djp_place *place, unsigned long addr,
 		return;
 	}
 	place->map = djp_textmap_get(mod);
-	if (!place->map || !djp_textmap_has(place->map, addr) ||
-	    !djp_k.kallsyms_lookup_size_offset(addr, &size, &offset))
+	if (!place->map || !djp_textmap_has(place->map, addr))
 		return;
-	place->start = addr - offset;
-	place->end = min(place->start + size, djp_textmap_end(place->map));
-	/* Not just any in it, see djp_is_lost_site(). */
-	place->ftrace = djp_k.ftrace_location_range(place->start,
-						    place->start +
-						    ENDBR_INSN_SIZE);
-	/* Our own sites are on it, too. */
-	if (djp_k.within_kprobe_blacklist(addr) && !djp_site_overlap(addr, 1))
+	if (djp_function_find(addr, &fn)) {
+		place->start = fn.start;
+		place->end = fn.end;
+		/* Not just any in it, see djp_is_lost_site(). */
+		if (fn.ftrace && fn.ftrace <= fn.start + ENDBR_INSN_SIZE)
+			place->ftrace = fn.ftrace;
+	} else {
+		if (!djp_k.kallsyms_lookup_size_offset(addr, &size, &offset))
+			return;
+		fn.plain = false;
+		place->start = addr - offset;
+		place->end = min(place->start + size,
+				 djp_textmap_end(place->map));
+		place->ftrace = djp_k.ftrace_location_range(place->start,
+							    place->start +
+							    ENDBR_INSN_SIZE);
+	}
+	if (djp_is_blacklisted(addr, fn.plain))
 		place->bar = DJP_BLACKLIST;
 	else if (djp_on_int3_path(addr) || djp_in_thunks(addr))
 		place->bar = DJP_INT3_PATH;
@@ -139,7 +149,7 @@ static enum djp_reason djp_take(const struct djp_place *place,
 	d->off = addr - dcr->addr;
 	if (djp_decode(&insn, addr, place->end) < 0)
 		return DJP_UNDECODABLE;
-	reason = djp_displace(&insn, addr, d);
+	reason = djp_displace(&insn, d);
 	dcr->nr_insns++;
 	dcr->len = d->off + d->len;
 	reserved = djp_reserved(place, addr, addr + d->len, where);
@@ -148,7 +158,8 @@ static enum djp_reason djp_take(const struct djp_place *place,
 	*where = addr;
 	if (djp_is_lost_site(&insn, addr))
 		return DJP_FTRACE;
-	if (reason == DJP_OK && djp_k.search_exception_tables(addr))
+	if (reason == DJP_OK && djp_may_fault(addr) &&
+	    djp_k.search_exception_tables(addr))
 		return DJP_EXTABLE;
 	return reason;
 }
@@ -257,8 +268,9 @@ static enum djprobe_method djp_judge_jump(const struct djp_place *place,
 	}
 	if (reason == DJP_OK && !djp_trap_targets(place, dcr, v, &where))
 		reason = DJP_BRANCH_TARGET;
-	if (reason == DJP_OK && dcr->traps &&
-	    !djp_slot_possible(dcr->addr, dcr->traps)) {
+	/* What it refers to matters for where a detour can be. */
+	djp_copy_text(dcr);
+	if (reason == DJP_OK && dcr->traps && !djp_slot_possible(dcr)) {
 		reason = v->why;
 		where = v->offending;
 	}
@@ -284,7 +296,6 @@ static enum djprobe_method djp_judge_jump(const struct djp_place *place,
 enum djprobe_method djp_judge(const struct djp_place *place, unsigned long addr,
 			      struct djp_dcr *dcr, struct djp_verdict *v)
 {
-	enum djprobe_method method;
 	enum djp_reason reason;
 	unsigned long where, by;
 
@@ -318,10 +329,8 @@ enum djprobe_method djp_judge(const struct djp_place *place, unsigned long addr,
 	default:
 		return djp_say(v, DJPROBE_ANY, reason, where);
 	}
-	method = djp_judge_jump(place, dcr, v);
-	djp_copy_text(dcr);
 	dcr->live = djp_live_flags(place, addr, &by);
-	return method;
+	return djp_judge_jump(place, dcr, v);
 }
 
 /**
@@ -339,6 +348,8 @@ unsigned long djp_kprobe_in(unsigned long start, unsigned long end)
 	unsigned long addr;
 	struct kprobe *kp;
 
+	if (djp_kprobes_none(start, end))
+		return 0;
 	preempt_disable();
 	for (addr = start; addr < end && !found; addr++) {
 		kp = djp_k.get_kprobe((void *)addr);
@@ -420,8 +431,13 @@ static void djp_want(struct djp_dcr *dcr, struct djp_verdict *v,
  */
 unsigned long djp_behind_ftrace(unsigned long addr, unsigned long *ftrace)
 {
+	struct djp_function fn;
+
 	/* Knows a function's entry, and any byte of the site itself. */
-	*ftrace = djp_k.ftrace_location(addr);
+	if (!djp_function_find(addr, &fn))
+		*ftrace = djp_k.ftrace_location(addr);
+	else
+		*ftrace = addr == fn.start || addr == fn.ftrace ? fn.ftrace : 0;
 	if (*ftrace && addr <= *ftrace)
 		return *ftrace + MCOUNT_INSN_SIZE;
 	*ftrace = 0;

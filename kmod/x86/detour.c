@@ -108,13 +108,15 @@ static unsigned long djp_branch_to(const struct djp_dcr *dcr,
 				   const struct djp_detour *detour,
 				   const struct djp_insn *insn)
 {
+	unsigned long to = djp_branch_target(dcr->addr + insn->off,
+					     dcr->text + insn->off, insn);
 	unsigned int i;
 
 	for (i = 1; i < dcr->nr_insns; i++) {
-		if (insn->target == dcr->addr + dcr->insns[i].off)
+		if (to == dcr->addr + dcr->insns[i].off)
 			return detour->text + detour->insns[i];
 	}
-	return insn->target;
+	return to;
 }
 
 static bool djp_emit_displaced(struct djp_code *code, const struct djp_dcr *dcr,
@@ -122,26 +124,31 @@ static bool djp_emit_displaced(struct djp_code *code, const struct djp_dcr *dcr,
 			       const struct djp_insn *insn)
 {
 	u8 opcode = dcr->text[insn->off + insn->op];
-	unsigned long to = djp_branch_to(dcr, detour, insn);
+	unsigned long to;
 
 	switch (insn->relocation) {
 	case DJP_JCC:
 		/* rel8: 7x; rel32: 0f 8x */
+		to = djp_branch_to(dcr, detour, insn);
 		if (opcode == 0x0f)
 			opcode = dcr->text[insn->off + insn->op + 1];
 		djp_emit1(code, 0x0f);
 		return djp_emit_rel32(code, 0x80 | (opcode & 0x0f), to);
 	case DJP_JMP:
+		to = djp_branch_to(dcr, detour, insn);
 		return djp_emit_rel32(code, DJP_JMP32, to);
 	case DJP_LOOP:
 		/* Taken: over the short jump, to the near one. */
+		to = djp_branch_to(dcr, detour, insn);
 		djp_emit(code, dcr->text + insn->off, insn->op);
 		djp_emit1(code, opcode);
 		djp_emit(code, "\x02\xeb\x05", 3);
 		return djp_emit_rel32(code, DJP_JMP32, to);
 	case DJP_CALL:
+		to = djp_branch_target(dcr->addr + insn->off,
+				       dcr->text + insn->off, insn);
 		return djp_emit_push_return(code, dcr, insn) &
-			djp_emit_rel32(code, DJP_JMP32, insn->target);
+			djp_emit_rel32(code, DJP_JMP32, to);
 	case DJP_CALL_INDIRECT:
 		return djp_emit_call_indirect(code, dcr, insn);
 	default:
@@ -216,12 +223,6 @@ static bool djp_is_one(const struct djp_detour *detour)
 /* See x86/entry.S. */
 static bool djp_emit_call(struct djp_code *code, const struct djp_detour *detour)
 {
-	unsigned long entry = (unsigned long)(djp_is_one(detour) ?
-					      djp_handler_entry :
-					      djp_actions_entry);
-
-	/* Or objtool sees an address that is folded with others. */
-	OPTIMIZER_HIDE_VAR(entry);
 	/* push %rsp; push (%rsp); pushfq */
 	djp_emit(code, "\x54\xff\x34\x24\x9c", 5);
 	/* C code wants the direction flag clear; memmove() sets it. */
@@ -231,7 +232,8 @@ static bool djp_emit_call(struct djp_code *code, const struct djp_detour *detour
 	djp_emit1(code, __KERNEL_CS);
 	djp_emit1(code, DJP_PUSH_IMM32);
 	djp_emit32(code, detour->addr);
-	return djp_emit_rel32(code, DJP_CALL32, entry);
+	return djp_emit_rel32(code, DJP_CALL32,
+			      djp_entry_address(djp_is_one(detour)));
 }
 
 static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
@@ -273,18 +275,34 @@ static unsigned int djp_active(const struct djp_site *site)
 	return nr;
 }
 
+/* Most have one action: a cache of that size. */
+static struct kmem_cache *djp_detour_cache;
+
+static struct djp_detour *djp_detour_alloc(unsigned int nr)
+{
+	struct djp_detour *detour;
+
+	if (nr > 1)
+		return nr > U16_MAX ? NULL :
+			kzalloc(struct_size(detour, actions, nr), GFP_KERNEL);
+	if (!djp_detour_cache)
+		djp_detour_cache = kmem_cache_create("djp_detour",
+						     struct_size(detour, actions, 1),
+						     0, 0, NULL);
+	return djp_detour_cache ?
+		kmem_cache_zalloc(djp_detour_cache, GFP_KERNEL) : NULL;
+}
+
 static struct djp_detour *djp_detour_describe(const struct djp_site *site,
 					      unsigned int nr)
 {
-	struct djp_detour *detour;
+	struct djp_detour *detour = djp_detour_alloc(nr);
 	struct djprobe *p;
 
-	detour = kzalloc(struct_size(detour, actions, nr), GFP_KERNEL);
 	if (!detour)
 		return NULL;
-	INIT_LIST_HEAD(&detour->retired_node);
 	detour->addr = site->dcr.addr;
-	detour->back = site->dcr.addr + site->dcr.len;
+	detour->dcr_len = site->dcr.len;
 	detour->nr_actions = nr;
 	nr = 0;
 	list_for_each_entry(p, &site->probes, site_node) {
@@ -314,6 +332,7 @@ struct djp_detour *djp_detour_build(const struct djp_site *site,
 	struct djp_detour *detour;
 	struct djp_code code = { };
 	unsigned int nr = djp_active(site), i;
+	unsigned long text;
 	bool calls = false;
 	size_t header;
 
@@ -338,12 +357,15 @@ struct djp_detour *djp_detour_build(const struct djp_site *site,
 	/* Once for its length, which does not depend on where it is. */
 	djp_emit_all(&code, detour, &site->dcr, calls);
 	header = code.len - detour->len;
-	if (!djp_slot_alloc(&detour->slot, code.len, header, site->dcr.addr,
-			    site->dcr.traps))
+	if (code.len > U16_MAX / 2)	/* half a chunk; sizes have to fit */
+		goto fail;
+	text = djp_slot_alloc(&detour->slot, &site->dcr, header, detour->len,
+			      calls);
+	if (!text)
 		goto fail;
 	/* And once for the branches between displaced instructions, in place. */
 	code.len = 0;
-	code.base = detour->slot.text - header;
+	code.base = text - header;
 	if (!djp_emit_all(&code, detour, &site->dcr, calls)) {
 		djp_refuse(refusal, DJP_OUT_OF_RANGE, site->dcr.addr);
 		goto fail;
@@ -372,6 +394,8 @@ const u8 *djp_detour_bytes(const struct djp_detour *detour)
  * djp_detour_put() - write a detour to where it is to run
  * @detour: the detour; nothing reaches it yet
  *
+ * It is there once djp_text_flush() was called.
+ *
  * Context: text_mutex held, may sleep.
  */
 void djp_detour_put(struct djp_detour *detour)
@@ -388,7 +412,8 @@ void djp_detour_put(struct djp_detour *detour)
  * djp_detour_scrub() - fill a detour's slot with int3
  * @detour: nothing stands in it and nothing can reach it
  *
- * So that whatever reaches it all the same is told at once.
+ * So that whatever reaches it all the same is told at once. The int3s are there once
+ * djp_text_flush() was called.
  *
  * Context: text_mutex held, may sleep.
  */
@@ -436,5 +461,18 @@ void djp_detour_free(struct djp_detour *detour)
 	if (detour->slot.addr)
 		djp_slot_free(&detour->slot);
 	kfree(detour->code);
-	kfree(detour);
+	if (detour->nr_actions > 1)
+		kfree(detour);
+	else
+		kmem_cache_free(djp_detour_cache, detour);
+}
+
+/**
+ * djp_detours_exit() - free what detours were made of
+ *
+ * Context: module unload; no detour is left.
+ */
+void djp_detours_exit(void)
+{
+	kmem_cache_destroy(djp_detour_cache);
 }

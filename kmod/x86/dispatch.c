@@ -170,6 +170,20 @@ static nokprobe_inline struct djp_detour *djp_detour_of(unsigned long ret)
 }
 
 /**
+ * djp_entry_address() - what detours call
+ * @one: those whose only action is a handler
+ */
+unsigned long djp_entry_address(bool one)
+{
+	unsigned long entry = (unsigned long)(one ? djp_handler_entry :
+					      djp_actions_entry);
+
+	/* Or objtool sees an address that is folded with others. */
+	OPTIMIZER_HIDE_VAR(entry);
+	return entry;
+}
+
+/**
  * djp_dispatch() - from a detour to what it has to have done
  * @regs: as they were at the probed instruction
  * @ret: the return address into the detour, which identifies it

@@ -72,8 +72,13 @@ static void djp_walk_later(struct djp_walk *w, unsigned long addr, u8 open)
 /* A function that a compiler made: flags mean nothing when it begins. */
 static bool djp_is_c_entry(unsigned long addr)
 {
+	struct djp_function fn;
+
 	if (!djp_textmap_of(addr))
 		return false;
+	if (djp_function_find(addr, &fn))
+		return fn.start == addr && fn.ftrace &&
+			fn.ftrace <= addr + ENDBR_INSN_SIZE;
 	if (*(u32 *)addr == DJP_ENDBR64)
 		addr += DJP_ENDBR64_LEN;
 	return djp_k.ftrace_location_range(addr, addr);
@@ -85,20 +90,24 @@ static bool djp_in_place(const struct djp_place *place, unsigned long addr)
 }
 
 /* A return, or a jump to where the kernel has its returns pass through. */
-static bool djp_is_return(const struct insn *insn, const struct djp_insn *d)
+static bool djp_is_return(const struct insn *insn, const struct djp_insn *d,
+			  unsigned long target)
 {
 	u8 op = insn->opcode.bytes[0];
 
 	return op == 0xc2 || op == 0xc3 ||
 		(d->relocation == DJP_JMP && djp_k.__x86_return_thunk &&
-		 d->target == (unsigned long)djp_k.__x86_return_thunk);
+		 target == (unsigned long)djp_k.__x86_return_thunk);
 }
 
 /* What is behind one instruction; @open are the flags that it left. */
 static void djp_walk_on(struct djp_walk *w, const struct insn *insn,
 			unsigned long addr, const struct djp_insn *d, u8 open)
 {
-	if (djp_is_return(insn, d)) {
+	/* Of a branch; else it is not used. */
+	unsigned long target = addr + d->len + (long)(s32)insn->immediate.value;
+
+	if (djp_is_return(insn, d, target)) {
 		if (!w->place->ftrace || !djp_in_place(w->place, addr))
 			djp_walk_reads(w, addr, open);
 		return;
@@ -115,8 +124,8 @@ static void djp_walk_on(struct djp_walk *w, const struct insn *insn,
 	case DJP_JMP:
 	case DJP_CALL:
 		/* What a call returns to is for the callee to say. */
-		if (!djp_is_c_entry(d->target))
-			djp_walk_later(w, d->target, open);
+		if (!djp_is_c_entry(target))
+			djp_walk_later(w, target, open);
 		break;
 	default:	/* through a register or memory: to wherever */
 		djp_walk_reads(w, addr, open);
@@ -142,7 +151,7 @@ static void djp_walk_insn(struct djp_walk *w, unsigned long addr, u8 open)
 	djp_walk_reads(w, addr, open & flags.reads);
 	open &= ~flags.reads;
 	/* A fault leaves the flags as they were, whatever it was to write. */
-	if (open && djp_k.search_exception_tables(addr))
+	if (open && djp_may_fault(addr) && djp_k.search_exception_tables(addr))
 		djp_walk_reads(w, addr, open);
 	else
 		djp_walk_on(w, &insn, addr, &d, open & ~flags.writes);

@@ -39,13 +39,46 @@ void djp_int3_path_exit(void);
 bool djp_on_int3_path(unsigned long addr);
 void djp_int3_path_show(struct seq_file *m);
 
+/* x86/functions.c */
+
+/**
+ * struct djp_function - a function of the kernel
+ * @start: its first byte
+ * @end: one behind its last
+ * @ftrace: the ftrace site in it, the only one; or 0
+ * @plain: its name has no dot
+ */
+struct djp_function {
+	unsigned long	start;
+	unsigned long	end;
+	unsigned long	ftrace;
+	bool		plain;
+};
+
+bool djp_function_find(unsigned long addr, struct djp_function *fn);
+bool djp_may_fault(unsigned long addr);
+
+/* x86/known.c */
+void djp_known_init(void);
+void djp_known_exit(void);
+int djp_known_take(void *data);
+void djp_known_drop(void);
+void djp_known_stale(void);
+void djp_kprobes_take(void);
+void djp_kprobes_drop(void);
+bool djp_kprobes_none(unsigned long start, unsigned long end);
+bool djp_is_blacklisted(unsigned long addr, bool plain);
+
 /* x86/branch.c */
 void djp_find_source(unsigned long to, struct djp_source *source);
 
 /* x86/opcode.c */
 int djp_decode(struct insn *insn, unsigned long addr, unsigned long end);
-enum djp_reason djp_displace(const struct insn *insn, unsigned long addr,
-			     struct djp_insn *d);
+enum djp_reason djp_displace(const struct insn *insn, struct djp_insn *d);
+unsigned long djp_branch_target(unsigned long addr, const u8 *text,
+				const struct djp_insn *d);
+bool djp_insn_refers(const struct djp_dcr *dcr, const struct djp_insn *d,
+		     unsigned long *to);
 bool djp_is_nop(const struct insn *insn);
 
 /* x86/check.c */
@@ -83,9 +116,9 @@ u8 djp_live_flags(const struct djp_place *place, unsigned long addr,
 		  unsigned long *by);
 
 /* x86/slots.c */
-bool djp_slot_possible(unsigned long ia, unsigned int traps);
-bool djp_slot_alloc(struct djp_slot *slot, size_t size, size_t header,
-		    unsigned long ia, unsigned int traps);
+bool djp_slot_possible(const struct djp_dcr *dcr);
+unsigned long djp_slot_alloc(struct djp_slot *slot, const struct djp_dcr *dcr,
+			     size_t header, size_t len, bool calls);
 void djp_slot_free(const struct djp_slot *slot);
 void djp_slots_exit(void);
 
@@ -105,6 +138,7 @@ void djp_detour_put(struct djp_detour *detour);
 void djp_detour_scrub(const struct djp_detour *detour);
 void djp_detour_silence(struct djp_detour *detour);
 void djp_detour_free(struct djp_detour *detour);
+void djp_detours_exit(void);
 
 /* x86/patch.c */
 
@@ -142,6 +176,7 @@ void djp_jump_text(const struct djp_site *site, const struct djp_detour *detour,
 void djp_bypass_text(const struct djp_site *site, u8 *text);
 void djp_site_text(const struct djp_site *site, u8 *text);
 void djp_text_put(unsigned long to, const u8 *bytes, size_t len);
+void djp_text_flush(void);
 void djp_text_queue(struct work_struct *work);
 int djp_text_do(int (*fn)(void *data), void *data, long patience);
 int djp_poke_all(struct djp_poke *pokes, int nr, bool all_or_nothing,
@@ -156,6 +191,7 @@ void djp_ban_set(struct djp_site *site);
 int djp_ban_settle(void);
 void djp_ban_lift(struct djp_site *site, bool locked);
 bool djp_ban_is(const struct kprobe_blacklist_entry *entry);
+void djp_bans_exit(void);
 
 /* x86/trap.c */
 int djp_trap_init(void);
@@ -163,6 +199,7 @@ void djp_trap_exit(void);
 void djp_trap_add(struct djp_site *site);
 void djp_trap_del(struct djp_site *site);
 struct djp_site *djp_trap_find(unsigned long addr);
+struct djp_site *djp_trap_next(unsigned long start, unsigned long end);
 int djp_strays_alloc(struct djp_site *site);
 void djp_strays_enter(struct djp_site *site, const struct djp_detour *detour);
 int djp_int3_notify(struct notifier_block *nb, unsigned long val, void *data);
@@ -172,6 +209,7 @@ asmlinkage void djp_handler_entry(void);
 asmlinkage void djp_actions_entry(void);
 extern const u8 djp_entries_end[];
 bool djp_is_handler_entry(unsigned long addr);
+unsigned long djp_entry_address(bool one);
 asmlinkage void djp_dispatch(struct pt_regs *regs, unsigned long ret);
 asmlinkage void djp_dispatch_one(struct pt_regs *regs, unsigned long ret);
 void djp_run_actions(const struct djp_detour *detour, struct pt_regs *regs,
