@@ -142,7 +142,7 @@ static void djp_walk_insn(struct djp_walk *w, unsigned long addr, u8 open)
 
 	if (!djp_textmap_has(map, addr) || !djp_textmap_insn(map, addr) ||
 	    djp_decode(&insn, addr, djp_textmap_end(map)) < 0 ||
-	    djp_displace(&insn, addr, &d) != DJP_OK ||
+	    djp_displace(&insn, &d) != DJP_OK ||
 	    djp_textmap_reserved(map, addr, addr + d.len, &where) != DJP_OK ||
 	    !djp_insn_flags(&insn, &flags)) {
 		djp_walk_reads(w, addr, open);
