@@ -73,7 +73,9 @@ def add(
             probes = Probes(host.transport)
             made = {one.name for one in _add(report, probes, wanted, name, method, options)}
             done = probes.commit() if commit else None
-            rows = [status for status in probes.list() if status.name in made]
+            many = len(made) >= MANY
+            with report.doing("reading them back") if many else contextlib.nullcontext():
+                rows = [status for status in probes.list() if status.name in made]
         report.result(
             {"probes": rows, "commit": done},
             lambda: probe_table(rows) if len(rows) <= LISTED else summary(rows),
