@@ -44,9 +44,12 @@ def choose_sites(
 
 
 def entry_sites(judgements: Judgements) -> tuple[int, ...]:
-    """The ftrace sites of all functions at whose entry a probe can stand, in the kernel and in
+    """The ftrace sites of all functions at whose entry a probe of ours can stand, a jump or an
+    int3 (where only a kprobe can it is the kernel's, registered one by one), in the kernel and in
     all modules but djprobes itself, in random order, the same one each time: first those that
     take a plain jump."""
+    import numpy as np  # noqa: PLC0415
+
     from pyctl.verify.judgements import MethodCode, SiteFlag  # noqa: PLC0415
 
     jumps: list[int] = []
@@ -54,7 +57,7 @@ def entry_sites(judgements: Judgements) -> tuple[int, ...]:
     for part in judgements.parts:
         entry = (part.flags & SiteFlag.FTRACE) != 0
         jump = part.method == MethodCode.JUMP
-        other = (part.method != MethodCode.REFUSED) & ~jump
+        other = np.isin(part.method, (MethodCode.JUMP_INT3, MethodCode.INT3))
         jumps += part.address[entry & jump].tolist()
         others += part.address[entry & other].tolist()
     shuffle = random.Random(SEED).shuffle

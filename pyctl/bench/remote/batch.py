@@ -33,7 +33,9 @@ MEMORY = ("Slab", "Percpu", "VmallocUsed")
 SYMBOLS = "/proc/kallsyms"
 SETTLE_SECONDS = 120.0
 PAGE = 4096
-#: Sites that a judgement promised and that are refused all the same.
+#: Why a site that a judgement promised can be refused all the same: its detour has to be out
+#: of reach, or another one is too near. How many may be.
+PASSED_OVER = (errno.ERANGE, errno.EBUSY)
 MOST_REFUSED = 50
 #: As long as the longest commit, and then what is done in the background.
 SWITCH_SECONDS = 60.0
@@ -91,7 +93,7 @@ class Batch:
                 write(self.control, text)
             except OSError as error:
                 said = self.last_words(error).split()
-                if error.errno != errno.ERANGE or len(addresses) - len(left) == MOST_REFUSED:
+                if error.errno not in PASSED_OVER or len(addresses) - len(left) == MOST_REFUSED:
                     raise
                 del left[int(said[said.index("line:") + 1]) - 1]
             else:
