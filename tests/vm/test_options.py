@@ -445,7 +445,7 @@ def test_a_breakpoint_at_each_instruction_of_a_detour(
     before, inner_calls, outer_calls = 0, 0, 0
     for offset in [insn.ip for insn in Decoder(64, code)]:
         done = nest.run(
-            Form.GIVEN, Event.DEBUG, Place.DETOUR, 20, action=Action.COUNT, offset=offset
+            Form.GIVEN, Event.DEBUG, Place.DETOUR, 20, action=Action.COUNT, offset=offset, cpu=0
         )
         inner_calls, outer_calls = inner_calls + done.inner_calls, outer_calls + done.outer_calls
         assert done.wrong == 0
