@@ -18,6 +18,8 @@ NEST = "/sys/kernel/debug/djp_test/nest"
 #: Where the outer and the inner probe are, without the module's name.
 OUTER = "djp_test_dwell_probe"
 INNER = "djp_test_plain"
+#: Seconds, before scaling; longer than nest.c tries.
+PINNED_SECONDS = 60.0
 
 
 class Form(StrEnum):
@@ -114,15 +116,21 @@ class Nest:
         *,
         action: Action = Action.HANDLER,
         offset: int = 0,
+        cpu: int | None = None,
     ) -> Nested:
         """Put both probes in, let ``times`` events happen at the place, take them out.
 
         Fewer are had where the event can't get there: an interrupt, in a handler that runs
         with interrupts off. The outer djprobe has a handler if that is the place, whatever
         ``action`` says. ``offset`` is for ``DETOUR``, bytes from its start; the outer probe
-        has to be a jump then. RemoteOSError when there is no such experiment.
+        has to be a jump then. With ``cpu`` all of it happens there, else on one CPU or the
+        other. RemoteOSError when there is no such experiment.
         """
         line = f"{form} {action} {event} {place} {times} {offset}"
-        self._transport.write(NEST, line.encode())
+        if cpu is None:
+            self._transport.write(NEST, line.encode())
+        else:
+            pinned = ["taskset", "--cpu-list", str(cpu), "sh", "-c", 'printf %s "$1" > "$2"']
+            self._transport.run([*pinned, "sh", line, NEST], timeout=PINNED_SECONDS)
         pairs = parse_pairs(self._transport.read(NEST).decode(), "nest", separator=" ")
         return Nested(**{key: parse_number(value, f"nest: {key}") for key, value in pairs.items()})

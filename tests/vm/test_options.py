@@ -445,7 +445,7 @@ def test_a_breakpoint_at_each_instruction_of_a_detour(
     before, inner_calls, outer_calls = 0, 0, 0
     for offset in [insn.ip for insn in Decoder(64, code)]:
         done = nest.run(
-            Form.GIVEN, Event.DEBUG, Place.DETOUR, 20, action=Action.COUNT, offset=offset
+            Form.GIVEN, Event.DEBUG, Place.DETOUR, 20, action=Action.COUNT, offset=offset, cpu=0
         )
         inner_calls, outer_calls = inner_calls + done.inner_calls, outer_calls + done.outer_calls
         assert done.wrong == 0
@@ -535,22 +535,19 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("line", BAD)
-def test_a_bad_option_is_refused_and_nothing_is_done(probes: Probes, line: str) -> None:
-    reason, token = BAD[line]
+def test_bad_options_are_refused_and_nothing_is_done(probes: Probes) -> None:
     good = f"p:good {TARGET} soft if %di >= 5 hist=%si"
     probes.control.submit([f"p:kept {TARGET}"])
-    with pytest.raises(ControlError) as caught:
-        probes.control.submit([good, line.replace(" T ", f" {TARGET} "), "-:kept"])
-    error = caught.value
-    assert (error.reason, error.line) == (reason, 2), error
-    if token is not None:
-        assert error.token == token
-    assert error.token is not None
-    assert error.token in line
-    if reason in {Reason.BAD_FIELD, Reason.BAD_VALUE}:
-        assert error.errno == errno.EINVAL
-    assert [(s.name, s.hits) for s in probes.list()] == [("kept", 0)]
+    for line, (reason, token) in BAD.items():
+        with pytest.raises(ControlError) as caught:
+            probes.control.submit([good, line.replace(" T ", f" {TARGET} "), "-:kept"])
+        error = caught.value
+        assert (error.reason, error.line) == (reason, 2), (line, error)
+        assert error.token is not None
+        assert error.token == token or (token is None and error.token in line), (line, error)
+        if reason in {Reason.BAD_FIELD, Reason.BAD_VALUE}:
+            assert error.errno == errno.EINVAL
+        assert [(s.name, s.hits) for s in probes.list()] == [("kept", 0)], line
 
 
 def test_options_are_shown_as_they_were_given(probes: Probes) -> None:
