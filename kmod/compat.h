@@ -34,6 +34,13 @@ struct static_call_site;
 #define DJP_ENDBR64	0xfa1e0ff3
 #define DJP_ENDBR64_LEN	4
 
+/* Where the kernel clears all variables on the stack: every instruction counts. */
+#if __has_attribute(__uninitialized__)
+#define __uninitialized __attribute__((__uninitialized__))
+#else
+#define __uninitialized
+#endif
+
 /* One line for each symbol: kind, return type, name, arguments. */
 #define DJP_KERNEL_FUNCTIONS(REQ, OPT) \
 REQ(void *, text_poke, (void *addr, const void *opcode, size_t len)) \

@@ -19,6 +19,7 @@
 #include <asm/local.h>
 
 #include "actions/actions.h"
+#include "compat.h"
 
 /* Twice as many as keys, so that searches are short. */
 #define DJP_MAP_BITS	11
@@ -30,11 +31,17 @@ enum { DJP_KEY_FREE, DJP_KEY_BUSY, DJP_KEY_READY };
  * struct djp_key - what hits are split by
  * @pid: the task's, or 0
  * @comm: the task's name, filled up with 0; or all 0
+ * @name: the same in words
  */
 struct djp_key {
-	u32	pid;
-	char	comm[TASK_COMM_LEN];
+	u32			pid;
+	union {
+		char		comm[TASK_COMM_LEN];
+		u64		name[2];
+	};
 };
+
+static_assert(TASK_COMM_LEN == 2 * sizeof(u64));
 
 /**
  * struct djp_map_entry - one key and its hits
@@ -114,37 +121,32 @@ void djp_map_free(struct djp_map *map)
 	kfree(map);
 }
 
+/* Of @key only what @by is about; the rest of an entry's key stays 0. */
 static nokprobe_inline u32 djp_key_fill(struct djp_key *key, enum djp_by by)
 {
 	const u64 *words = (const u64 *)current->comm;
-	u64 name[2];
 
 	if (by == DJP_BY_PID) {
-		memset(key, 0, sizeof(*key));
 		key->pid = current->pid;
 		return hash_32(key->pid, DJP_MAP_BITS);
 	}
 	/* By words: strscpy() may be probed. The name ends with a 0. */
-	name[0] = READ_ONCE(words[0]);
-	name[1] = READ_ONCE(words[1]);
-	key->pid = 0;
-	memcpy(key->comm, name, sizeof(name));
-	return hash_64(name[0] ^ hash_64(name[1], 64), DJP_MAP_BITS);
+	key->name[0] = READ_ONCE(words[0]);
+	key->name[1] = READ_ONCE(words[1]);
+	return hash_64(key->name[0] ^ hash_64(key->name[1], 64), DJP_MAP_BITS);
 }
 
 static nokprobe_inline bool djp_key_same(const struct djp_key *a,
-					 const struct djp_key *b)
+					 const struct djp_key *b, enum djp_by by)
 {
-	u64 x[2], y[2];
-
-	memcpy(x, a->comm, sizeof(x));
-	memcpy(y, b->comm, sizeof(y));
-	return a->pid == b->pid && x[0] == y[0] && x[1] == y[1];
+	return by == DJP_BY_PID ? a->pid == b->pid :
+		a->name[0] == b->name[0] && a->name[1] == b->name[1];
 }
 
 /* The entry of a key, a new one if need be; NULL if there is no room. */
 static nokprobe_inline struct djp_map_entry *
-djp_entry_of(struct djp_table *table, const struct djp_key *key, u32 at)
+djp_entry_of(struct djp_table *table, const struct djp_key *key, enum djp_by by,
+	     u32 at)
 {
 	struct djp_map_entry *entry;
 	unsigned int n;
@@ -152,7 +154,7 @@ djp_entry_of(struct djp_table *table, const struct djp_key *key, u32 at)
 	for (n = 0; n < DJP_MAP_SIZE; n++) {
 		entry = &table->entries[(at + n) & (DJP_MAP_SIZE - 1)];
 		if (READ_ONCE(entry->state) == DJP_KEY_READY &&
-		    djp_key_same(&entry->key, key))
+		    djp_key_same(&entry->key, key, by))
 			return entry;
 		if (READ_ONCE(entry->state) != DJP_KEY_FREE)
 			continue;
@@ -162,7 +164,10 @@ djp_entry_of(struct djp_table *table, const struct djp_key *key, u32 at)
 		    DJP_KEY_FREE)
 			continue;
 		local_inc(&table->keys);
-		entry->key = *key;
+		if (by == DJP_BY_PID)
+			entry->key.pid = key->pid;
+		else
+			memcpy(entry->key.name, key->name, sizeof(key->name));
 		smp_store_release(&entry->state, DJP_KEY_READY);
 		return entry;
 	}
@@ -179,10 +184,10 @@ notrace void djp_map_hit(struct djp_map *map)
 {
 	struct djp_table *table = map->tables[raw_smp_processor_id()];
 	struct djp_map_entry *entry;
-	struct djp_key key;
+	struct djp_key key __uninitialized;
 	u32 at = djp_key_fill(&key, map->by);
 
-	entry = djp_entry_of(table, &key, at);
+	entry = djp_entry_of(table, &key, map->by, at);
 	local_inc(entry ? &entry->hits : &table->other);
 }
 NOKPROBE_SYMBOL(djp_map_hit);

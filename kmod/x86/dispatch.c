@@ -24,13 +24,6 @@ struct djp_frame {
 	int			preempt_count;
 };
 
-/* Where the kernel clears all variables on the stack: every instruction counts. */
-#if __has_attribute(__uninitialized__)
-#define __uninitialized __attribute__((__uninitialized__))
-#else
-#define __uninitialized
-#endif
-
 enum { DJP_CTX_TASK, DJP_CTX_SOFTIRQ, DJP_CTX_HARDIRQ, DJP_CTX_NMI };
 
 /* The innermost. Stable: preemption is off while a frame is on it. */
