@@ -134,9 +134,9 @@ def test_a_module_that_was_loaded_anew(watched: Guest, functions: tuple[str, ...
         first.remove()
         watched.unload()
         watched.load()
-        Probes(watched.transport).add(functions[0], name="second")
-        assert set(probes.read_hits()) == {"second"}
-        probes.remove_all()
+        with Probes(watched.transport) as others:
+            others.add(functions[0], name="second")
+            assert set(probes.read_hits()) == {"second"}
 
 
 def test_only_what_counts_is_in_it(watched: Guest, probes: Probes) -> None:
