@@ -169,7 +169,9 @@ def _source(text: str | None) -> Source | None:
 
 
 def _flags(text: str | None) -> Flags | str | None:
-    """The text itself when a newer module sent it."""
+    """None where nothing is displaced; the text itself when a newer module sent it."""
+    if text == "-":
+        return None
     return Flags(text) if text in set(Flags) else text
 
 

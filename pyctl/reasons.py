@@ -75,8 +75,8 @@ class Reason(StrEnum):
     )
     BAD_VALUE = (
         "bad-value",
-        "this is not a value of that type",
-        "decimal or 0x; it has to fit the field's type",
+        "this is not a value that fits here",
+        "a number (decimal or 0x) of the field's type; sample= 2 to 32768; by= cpu, pid, comm",
     )
     SYMBOL_NOT_FOUND = (
         "symbol-not-found",

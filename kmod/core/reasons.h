@@ -19,7 +19,7 @@ R(NO_SUCH_PROBE, "no-such-probe", ENOENT, "there is no probe of this name", "rea
 R(NOT_SUPPORTED, "not-supported", EOPNOTSUPP, "this action or argument is not offered", "count, method=, if, sample=, hist=, by=, once, soft; once not with sample=, hist=, by=; hist= not with by=") \
 R(BAD_OFFSET, "bad-offset", EINVAL, "this is not an offset or address", "decimal, or hexadecimal with 0x") \
 R(BAD_FIELD, "bad-field", EINVAL, "this is not a register or a dereference of one", "%di, %si:u32, +8(%di):u16: ax bx cx dx si di bp sp r8-r15; u8 to u64, s8 to s64") \
-R(BAD_VALUE, "bad-value", EINVAL, "this is not a value of that type", "decimal or 0x; it has to fit the field's type") \
+R(BAD_VALUE, "bad-value", EINVAL, "this is not a value that fits here", "a number (decimal or 0x) of the field's type; sample= 2 to 32768; by= cpu, pid, comm") \
 R(SYMBOL_NOT_FOUND, "symbol-not-found", ENOENT, "no such symbol in the kernel or in a loaded module", "look in /proc/kallsyms: the compiler may have inlined or renamed it") \
 R(SYMBOL_AMBIGUOUS, "symbol-ambiguous", EADDRNOTAVAIL, "more than one function has this name", "give the address, from /proc/kallsyms") \
 R(OUTSIDE_SYMBOL, "outside-symbol", EINVAL, "the offset is beyond the symbol's end", "look the function's size up with explain") \

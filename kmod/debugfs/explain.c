@@ -148,9 +148,10 @@ static void djp_explain_print(struct seq_file *m, const struct djp_explanation *
 	djp_show_source(m, &x->source);
 	seq_printf(m, "state: %s\n", x->state);
 	djp_show_detour(m, x);
-	seq_printf(m, "flags: %s\n", !x->dcr.live ? "dead" :
+	seq_printf(m, "flags: %s\n", !x->detour ? "-" :
+		   !x->dcr.live ? "dead" :
 		   x->dcr.live == DJP_FLAG_CF ? "carry" : "live");
-	djp_show_address(m, "flags_by", x->flags_by);
+	djp_show_address(m, "flags_by", x->detour ? x->flags_by : 0);
 }
 
 /**

@@ -124,7 +124,6 @@ def test_readers_while_the_table_changes(
     probes.remove_all()
 
 
-@pytest.mark.xfail(strict=True, reason="generations of kmod/core/site.c begin at 0 at each load")
 def test_a_module_that_was_loaded_anew(watched: Guest, functions: tuple[str, ...]) -> None:
     """Its first table must not be taken for the one before."""
     watched.unload()  # so that both loads see as many changes
