@@ -116,7 +116,7 @@ static void djp_census_function(const struct djp_place *place,
 		j.dcr.nr_insns = 0;
 		j.dcr.traps = 0;
 		if (len > 0) {
-			djp_displace(&insn, addr, &j.insn);
+			djp_displace(&insn, &j.insn);
 			memcpy(j.text, (void *)addr, len);
 			djp_original_text(addr, j.text, len);
 		}

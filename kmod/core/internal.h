@@ -98,16 +98,14 @@ enum djp_relocation {
  * @len: its length
  * @op: where its opcode is, in bytes from its start
  * @disp: where its RIP-relative disp32 is, in bytes from its start; 0 if none
- * @relocation: how it is displaced
- * @target: what it jumps to or calls, if it says so itself
+ * @relocation: how it is displaced, an enum djp_relocation
  */
 struct djp_insn {
-	u8			off;
-	u8			len;
-	u8			op;
-	u8			disp;
-	enum djp_relocation	relocation;
-	unsigned long		target;
+	u8	off;
+	u8	len;
+	u8	op;
+	u8	disp;
+	u8	relocation;
 };
 
 /**
@@ -162,12 +160,10 @@ struct djp_action {
  * struct djp_slot - memory for a detour
  * @addr: its start
  * @size: bytes
- * @text: where the detour's first instruction has to be
  */
 struct djp_slot {
 	unsigned long	addr;
-	size_t		size;
-	unsigned long	text;
+	u32		size;
 };
 
 /**

@@ -14,6 +14,7 @@
 
 #include "core/census.h"
 #include "debugfs/debugfs.h"
+#include "x86/x86.h"
 
 /* The methods in the order in which both files have them. */
 #define DJP_REFUSED	(DJPROBE_NR_METHODS - 1)
@@ -328,7 +329,8 @@ static s32 djp_record_disp(const struct djp_judgement *j)
 	case DJP_JMP:
 	case DJP_LOOP:
 	case DJP_CALL:
-		return insn->target - (j->addr + insn->len);
+		return djp_branch_target(j->addr, j->text, insn) -
+			(j->addr + insn->len);
 	default:
 		break;
 	}

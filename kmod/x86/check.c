@@ -138,7 +138,7 @@ static enum djp_reason djp_take(const struct djp_place *place,
 	d->off = addr - dcr->addr;
 	if (djp_decode(&insn, addr, place->end) < 0)
 		return DJP_UNDECODABLE;
-	reason = djp_displace(&insn, addr, d);
+	reason = djp_displace(&insn, d);
 	dcr->nr_insns++;
 	dcr->len = d->off + d->len;
 	reserved = djp_reserved(place, addr, addr + d->len, where);
@@ -256,8 +256,9 @@ static enum djprobe_method djp_judge_jump(const struct djp_place *place,
 	}
 	if (reason == DJP_OK && !djp_trap_targets(place, dcr, v, &where))
 		reason = DJP_BRANCH_TARGET;
-	if (reason == DJP_OK && dcr->traps &&
-	    !djp_slot_possible(dcr->addr, dcr->traps)) {
+	/* What it refers to matters for where a detour can be. */
+	djp_copy_text(dcr);
+	if (reason == DJP_OK && dcr->traps && !djp_slot_possible(dcr)) {
 		reason = v->why;
 		where = v->offending;
 	}
@@ -283,7 +284,6 @@ static enum djprobe_method djp_judge_jump(const struct djp_place *place,
 enum djprobe_method djp_judge(const struct djp_place *place, unsigned long addr,
 			      struct djp_dcr *dcr, struct djp_verdict *v)
 {
-	enum djprobe_method method;
 	enum djp_reason reason;
 	unsigned long where;
 
@@ -316,9 +316,7 @@ enum djprobe_method djp_judge(const struct djp_place *place, unsigned long addr,
 	default:
 		return djp_say(v, DJPROBE_ANY, reason, where);
 	}
-	method = djp_judge_jump(place, dcr, v);
-	djp_copy_text(dcr);
-	return method;
+	return djp_judge_jump(place, dcr, v);
 }
 
 /**

@@ -149,13 +149,15 @@ static unsigned long djp_branch_to(const struct djp_dcr *dcr,
 				   const struct djp_detour *detour,
 				   const struct djp_insn *insn)
 {
+	unsigned long to = djp_branch_target(dcr->addr + insn->off,
+					     dcr->text + insn->off, insn);
 	unsigned int i;
 
 	for (i = 1; i < dcr->nr_insns; i++) {
-		if (insn->target == dcr->addr + dcr->insns[i].off)
+		if (to == dcr->addr + dcr->insns[i].off)
 			return detour->text + detour->insns[i];
 	}
-	return insn->target;
+	return to;
 }
 
 static bool djp_emit_displaced(struct djp_code *code, const struct djp_dcr *dcr,
@@ -163,26 +165,31 @@ static bool djp_emit_displaced(struct djp_code *code, const struct djp_dcr *dcr,
 			       const struct djp_insn *insn)
 {
 	u8 opcode = dcr->text[insn->off + insn->op];
-	unsigned long to = djp_branch_to(dcr, detour, insn);
+	unsigned long to;
 
 	switch (insn->relocation) {
 	case DJP_JCC:
 		/* rel8: 7x; rel32: 0f 8x */
+		to = djp_branch_to(dcr, detour, insn);
 		if (opcode == 0x0f)
 			opcode = dcr->text[insn->off + insn->op + 1];
 		djp_emit1(code, 0x0f);
 		return djp_emit_rel32(code, 0x80 | (opcode & 0x0f), to);
 	case DJP_JMP:
+		to = djp_branch_to(dcr, detour, insn);
 		return djp_emit_rel32(code, DJP_JMP32, to);
 	case DJP_LOOP:
 		/* Taken: over the short jump, to the near one. */
+		to = djp_branch_to(dcr, detour, insn);
 		djp_emit(code, dcr->text + insn->off, insn->op);
 		djp_emit1(code, opcode);
 		djp_emit(code, "\x02\xeb\x05", 3);
 		return djp_emit_rel32(code, DJP_JMP32, to);
 	case DJP_CALL:
+		to = djp_branch_target(dcr->addr + insn->off,
+				       dcr->text + insn->off, insn);
 		return djp_emit_push_return(code, dcr, insn) &
-			djp_emit_rel32(code, DJP_JMP32, insn->target);
+			djp_emit_rel32(code, DJP_JMP32, to);
 	case DJP_CALL_INDIRECT:
 		return djp_emit_call_indirect(code, dcr, insn);
 	default:
@@ -238,14 +245,11 @@ static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
 	detour->text = code->base + code->len;
 	djp_emit1(code, DJP_PUSHFQ);
 	if (handlers) {
-		unsigned long entry = (unsigned long)djp_handler_entry;
-
-		/* Or objtool sees an address that is folded with others. */
-		OPTIMIZER_HIDE_VAR(entry);
 		/* C code wants the direction flag clear; memmove() sets it. */
 		djp_emit1(code, DJP_CLD);
 		djp_emit_clac(code);
-		ok &= djp_emit_rel32(code, DJP_CALL32, entry);
+		ok &= djp_emit_rel32(code, DJP_CALL32,
+				     djp_handler_address());
 	}
 	for (i = 0; i < detour->nr_actions; i++) {
 		if (!detour->actions[i].handler_of)
@@ -313,6 +317,7 @@ struct djp_detour *djp_detour_build(const struct djp_site *site,
 {
 	struct djp_detour *detour;
 	struct djp_code code = { };
+	unsigned long text;
 	size_t header;
 	bool handlers;
 	unsigned int nr = djp_active(site, &handlers);
@@ -336,12 +341,13 @@ struct djp_detour *djp_detour_build(const struct djp_site *site,
 	/* Once for its length, which does not depend on where it is. */
 	djp_emit_all(&code, detour, &site->dcr, handlers);
 	header = code.len - detour->len;
-	if (!djp_slot_alloc(&detour->slot, code.len, header, site->dcr.addr,
-			    site->dcr.traps))
+	text = djp_slot_alloc(&detour->slot, &site->dcr, header, detour->len,
+			      handlers);
+	if (!text)
 		goto fail;
 	/* And once for the branches between displaced instructions, in place. */
 	code.len = 0;
-	code.base = detour->slot.text - header;
+	code.base = text - header;
 	if (!djp_emit_all(&code, detour, &site->dcr, handlers)) {
 		djp_refuse(refusal, DJP_OUT_OF_RANGE, site->dcr.addr);
 		goto fail;

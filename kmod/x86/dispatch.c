@@ -116,6 +116,18 @@ bool djp_is_handler_entry(unsigned long addr)
 }
 
 /**
+ * djp_handler_address() - what the detours of probes with handlers call
+ */
+unsigned long djp_handler_address(void)
+{
+	unsigned long entry = (unsigned long)djp_handler_entry;
+
+	/* Or objtool sees an address that is folded with others. */
+	OPTIMIZER_HIDE_VAR(entry);
+	return entry;
+}
+
+/**
  * djp_dispatch() - from a detour to its handlers
  * @regs: as they were at the probed instruction, but for ip
  * @ret: the return address into the detour, which identifies it

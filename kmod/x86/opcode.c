@@ -197,13 +197,11 @@ static enum djp_reason djp_check_opcode(const struct insn *insn,
 /**
  * djp_displace() - how an instruction is displaced
  * @insn: the instruction
- * @addr: where it is
  * @d: filled in, but for @off
  *
  * Return: DJP_OK, or why it can't be displaced; @len is right all the same.
  */
-enum djp_reason djp_displace(const struct insn *insn, unsigned long addr,
-			     struct djp_insn *d)
+enum djp_reason djp_displace(const struct insn *insn, struct djp_insn *d)
 {
 	enum djp_reason reason;
 
@@ -214,7 +212,6 @@ enum djp_reason djp_displace(const struct insn *insn, unsigned long addr,
 	if (insn->emulate_prefix_size)
 		return DJP_INSN_TRAP;
 	d->op = insn->prefixes.nbytes + insn->rex_prefix.nbytes;
-	d->target = addr + insn->length + (long)(s32)insn->immediate.value;
 	if (!insn->vex_prefix.nbytes) {
 		reason = djp_check_opcode(insn, d);
 		if (reason != DJP_OK)
@@ -229,6 +226,55 @@ enum djp_reason djp_displace(const struct insn *insn, unsigned long addr,
 			d->relocation = DJP_RIP;
 	}
 	return DJP_OK;
+}
+
+/**
+ * djp_branch_target() - where a direct jump or call goes
+ * @addr: where it is
+ * @text: its bytes
+ * @d: how it is displaced: DJP_JCC, DJP_JMP, DJP_LOOP or DJP_CALL
+ */
+unsigned long djp_branch_target(unsigned long addr, const u8 *text,
+				const struct djp_insn *d)
+{
+	u8 opcode = text[d->op];
+	s32 rel32;
+
+	addr += d->len;
+	if (opcode != 0x0f && opcode != 0xe8 && opcode != DJP_JMP32)
+		return addr + (s8)text[d->len - 1];
+	memcpy(&rel32, text + d->len - sizeof(rel32), sizeof(rel32));
+	return addr + rel32;
+}
+
+/**
+ * djp_insn_refers() - what a displaced instruction refers to, relative to itself
+ * @dcr: its text is there
+ * @d: the instruction
+ * @to: the address that it jumps to, calls, reads or writes
+ *
+ * Return: false if it refers to nothing.
+ */
+bool djp_insn_refers(const struct djp_dcr *dcr, const struct djp_insn *d,
+		     unsigned long *to)
+{
+	const u8 *text = dcr->text + d->off;
+	unsigned long addr = dcr->addr + d->off;
+	s32 disp;
+
+	switch (d->relocation) {
+	case DJP_JCC:
+	case DJP_JMP:
+	case DJP_LOOP:
+	case DJP_CALL:
+		*to = djp_branch_target(addr, text, d);
+		return true;
+	}
+	if (!d->disp)
+		return false;
+	memcpy(&disp, text + d->disp, sizeof(disp));
+	*to = addr + d->len + disp;
+	return true;
 }
 
 /**

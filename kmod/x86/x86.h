@@ -44,8 +44,11 @@ void djp_find_source(unsigned long to, struct djp_source *source);
 
 /* x86/opcode.c */
 int djp_decode(struct insn *insn, unsigned long addr, unsigned long end);
-enum djp_reason djp_displace(const struct insn *insn, unsigned long addr,
-			     struct djp_insn *d);
+enum djp_reason djp_displace(const struct insn *insn, struct djp_insn *d);
+unsigned long djp_branch_target(unsigned long addr, const u8 *text,
+				const struct djp_insn *d);
+bool djp_insn_refers(const struct djp_dcr *dcr, const struct djp_insn *d,
+		     unsigned long *to);
 bool djp_is_nop(const struct insn *insn);
 
 /* x86/check.c */
@@ -79,9 +82,9 @@ unsigned long djp_kprobe_in(unsigned long start, unsigned long end);
 unsigned long djp_kprobe_near(unsigned long addr, unsigned int len);
 
 /* x86/slots.c */
-bool djp_slot_possible(unsigned long ia, unsigned int traps);
-bool djp_slot_alloc(struct djp_slot *slot, size_t size, size_t header,
-		    unsigned long ia, unsigned int traps);
+bool djp_slot_possible(const struct djp_dcr *dcr);
+unsigned long djp_slot_alloc(struct djp_slot *slot, const struct djp_dcr *dcr,
+			     size_t header, size_t len, bool handlers);
 void djp_slot_free(const struct djp_slot *slot);
 void djp_slots_exit(void);
 
@@ -159,6 +162,7 @@ int djp_int3_notify(struct notifier_block *nb, unsigned long val, void *data);
 asmlinkage void djp_handler_entry(void);
 extern const u8 djp_handler_entry_end[];
 bool djp_is_handler_entry(unsigned long addr);
+unsigned long djp_handler_address(void);
 asmlinkage void djp_dispatch(struct pt_regs *regs, unsigned long ret);
 void djp_run_actions(const struct djp_detour *detour, struct pt_regs *regs,
 		     bool count_all);
