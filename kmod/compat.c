@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <linux/kallsyms.h>
 #include <linux/moduleloader.h>
 #include <linux/notifier.h>
 #include <linux/pgtable.h>
@@ -249,6 +250,51 @@ void djp_exec_free(void *mem, size_t size)
 		djp_k.module_memfree(mem);
 	else
 		vfree(mem);
+}
+
+/* What a callback of kallsyms_on_each_symbol() had before 3703bd54cd37, v6.4. */
+typedef int (*djp_symbol_with_module_t)(void *data, const char *name,
+					struct module *mod, unsigned long addr);
+#define DJP_SYMBOL_WITH_MODULE \
+	__builtin_types_compatible_p(typeof(kallsyms_on_each_symbol), \
+				     int (djp_symbol_with_module_t, void *))
+
+/**
+ * struct djp_each - a callback for each symbol
+ * @fn: the callback
+ * @data: its argument
+ */
+struct djp_each {
+	int	(*fn)(void *data, const char *name, unsigned long addr);
+	void	*data;
+};
+
+static int djp_each_with_module(void *data, const char *name,
+				struct module *mod, unsigned long addr)
+{
+	const struct djp_each *each = data;
+
+	return each->fn(each->data, name, addr);
+}
+
+/**
+ * djp_each_symbol() - for each symbol of the kernel
+ * @fn: called with @data, the symbol's name and its address; not 0 ends it. It may be
+ *	called for symbols of modules, too
+ * @data: for @fn
+ *
+ * Context: may sleep.
+ * Return: what @fn returned last.
+ */
+int djp_each_symbol(int (*fn)(void *data, const char *name, unsigned long addr),
+		    void *data)
+{
+	struct djp_each each = { .fn = fn, .data = data };
+
+	if (DJP_SYMBOL_WITH_MODULE)
+		return djp_k.kallsyms_on_each_symbol(djp_each_with_module,
+						     &each);
+	return djp_k.kallsyms_on_each_symbol(fn, data);
 }
 
 /* Never called; there is a ud2 in it that is no bug entry. */

@@ -47,7 +47,7 @@ OPT(bool, can_boost, (struct insn *insn, void *addr)) \
 OPT(bool, __is_insn_slot_addr, (struct kprobe_insn_cache *c, unsigned long addr)) \
 OPT(unsigned long, recover_probed_instruction, (u8 *buf, unsigned long addr)) \
 REQ(int, kallsyms_lookup_size_offset, (unsigned long addr, unsigned long *size, unsigned long *off)) \
-REQ(int, kallsyms_on_each_symbol, (int (*fn)(void *, const char *, struct module *, unsigned long), void *data)) \
+REQ(int, kallsyms_on_each_symbol, (void *fn, void *data)) \
 OPT(int, kallsyms_on_each_match_symbol, (int (*fn)(void *, unsigned long), const char *name, void *data)) \
 REQ(struct module *, __module_text_address, (unsigned long addr)) \
 OPT(void *, module_alloc, (unsigned long size)) \
@@ -124,6 +124,8 @@ void *djp_exec_alloc(size_t size);
 void djp_exec_free(void *mem, size_t size);
 void *djp_exec_alloc_in(size_t size, unsigned long start, unsigned long end);
 void djp_exec_free_in(void *mem, size_t size);
+int djp_each_symbol(int (*fn)(void *data, const char *name, unsigned long addr),
+		    void *data);
 bool djp_kprobes_refuse_traps(void);
 void djp_module_text(const struct module *mod, unsigned long *start,
 		     unsigned long *end);

@@ -49,30 +49,65 @@ static int djp_update_all(struct djprobe **ps, int num, enum djp_change change,
 	return ret;
 }
 
-static int djp_register_locked(struct djprobe **ps, int num, int *claimed,
-			       struct djp_refusal *refusal)
+/* Return: 0, or the negative errno of why one is not to be had. */
+static int djp_register_claim(struct djprobe **ps, int num, int *claimed,
+			      struct djp_refusal *refusal)
 {
 	for (*claimed = 0; *claimed < num; (*claimed)++) {
 		struct djprobe *p = ps[*claimed];
-		unsigned long addr;
-		int ret;
 
 		refusal->index = *claimed;
 		if ((p->flags & ~DJPROBE_FLAG_DISABLED) ||
 		    p->method >= DJPROBE_NR_METHODS ||
 		    !p->symbol_name == !p->addr)
 			return djp_refuse(refusal, DJP_SYNTAX, 0);
-		if (p->symbol_name) {
-			ret = djp_resolve(p->symbol_name, p->offset, &addr,
-					  refusal);
-			if (ret)
-				return ret;
-			p->addr = (void *)addr;
-		}
 		/* A second pointer to the same probe is refused above. */
 		p->flags |= DJP_PROBE_REGISTERED;
 	}
-	return djp_update_all(ps, num, DJP_ADD, refusal);
+	return 0;
+}
+
+static int djp_register_resolve(struct djprobe **ps, int num,
+				struct djp_refusal *refusal)
+{
+	struct djp_lookup *lookups;
+	int i, n = 0, ret = 0;
+
+	lookups = kvcalloc(num, sizeof(*lookups), GFP_KERNEL);
+	if (!lookups)
+		return -ENOMEM;
+	for (i = 0; i < num; i++) {
+		if (!ps[i]->symbol_name)
+			continue;
+		lookups[n].symbol = ps[i]->symbol_name;
+		lookups[n++].offset = ps[i]->offset;
+	}
+	djp_resolve_all(lookups, n);
+	for (i = n = 0; i < num && !ret; i++) {
+		const struct djp_lookup *lookup = &lookups[n];
+
+		if (!ps[i]->symbol_name)
+			continue;
+		n++;
+		ps[i]->addr = (void *)lookup->addr;
+		if (lookup->refusal.reason == DJP_OK)
+			continue;
+		*refusal = lookup->refusal;
+		refusal->index = i;
+		ret = djp_reason_errno(refusal->reason);
+	}
+	kvfree(lookups);
+	return ret;
+}
+
+static int djp_register_locked(struct djprobe **ps, int num, int *claimed,
+			       struct djp_refusal *refusal)
+{
+	int ret = djp_register_claim(ps, num, claimed, refusal);
+
+	if (!ret)
+		ret = djp_register_resolve(ps, num, refusal);
+	return ret ?: djp_update_all(ps, num, DJP_ADD, refusal);
 }
 
 static void djp_register_undo(struct djprobe **ps, int claimed)

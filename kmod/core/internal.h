@@ -424,6 +424,22 @@ void djp_reclaim(struct list_head *detours, long patience);
 void djp_retired_silence(void);
 
 /* core/resolve.c */
+
+/**
+ * struct djp_lookup - a symbol and an offset, and the address that they stand for
+ * @symbol: "SYM" or "MOD:SYM"
+ * @offset: bytes from there; less than the symbol's size
+ * @addr: the address; 0 if it was refused
+ * @refusal: why it was; DJP_OK if not
+ */
+struct djp_lookup {
+	const char		*symbol;
+	unsigned long		offset;
+	unsigned long		addr;
+	struct djp_refusal	refusal;
+};
+
+void djp_resolve_all(struct djp_lookup *lookups, int nr);
 void djp_symbolize(unsigned long addr, char *buf, size_t len);
 int djp_resolve(const char *symbol, unsigned long offset, unsigned long *addr,
 		struct djp_refusal *refusal);
