@@ -17,6 +17,7 @@
 #include <linux/freezer.h>
 #include <linux/kernel.h>
 #include <linux/ktime.h>
+#include <linux/list_sort.h>
 #include <linux/module.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -89,6 +90,13 @@ static bool djp_can_be_in(const struct djp_site *site)
 	return djp_danger_site(dangers, site);
 }
 
+static int djp_site_cmp(void *priv, const struct list_head *a,
+			const struct list_head *b)
+{
+	return list_entry(a, struct djp_site, node)->dcr.addr >
+		list_entry(b, struct djp_site, node)->dcr.addr;
+}
+
 /* What nobody may stand in: the JTPRs of sites in bypass; retired detours. */
 static int djp_dangers(struct djp_proof *proof)
 {
@@ -97,20 +105,18 @@ static int djp_dangers(struct djp_proof *proof)
 	struct djp_site *site;
 	unsigned int n = 0;
 
-	list_for_each_entry(site, &djp_sites, node) {
-		if (djp_awaits_jump(site))
-			n += 1 + hweight8(site->dcr.traps);
-	}
+	/* So that their text is written from front to back, see djp_text_put(). */
+	list_sort(NULL, &djp_waiting, djp_site_cmp);
+	list_for_each_entry(site, &djp_waiting, node)
+		n += 1 + hweight8(site->dcr.traps);
 	n += djp_stats.detours_retired;
 	dangers = kvcalloc(max(n, 1u), sizeof(*dangers), GFP_KERNEL);
 	if (!dangers)
 		return -ENOMEM;
 
 	n = 0;
-	list_for_each_entry(site, &djp_sites, node) {
-		if (djp_awaits_jump(site))
-			n += djp_danger_site(&dangers[n], site);
-	}
+	list_for_each_entry(site, &djp_waiting, node)
+		n += djp_danger_site(&dangers[n], site);
 	list_for_each_entry(detour, djp_retired_list(), retired_node) {
 		dangers[n].start = detour->text;
 		dangers[n].end = detour->text + detour->len;
@@ -167,8 +173,8 @@ static void djp_settle(struct djp_proof *proof)
 	unsigned int i;
 
 	/* Those that came meanwhile have to wait for the next look. */
-	list_for_each_entry(site, &djp_sites, node)
-		site->deferred = djp_awaits_jump(site) && djp_can_be_in(site);
+	list_for_each_entry(site, &djp_waiting, node)
+		site->deferred = djp_can_be_in(site);
 	for (i = 0; i < proof->nr; i++) {
 		site = proof->dangers[i].reclaim ? NULL :
 			djp_danger_still(&proof->dangers[i]);
@@ -208,17 +214,17 @@ static int djp_jump(struct djp_proof *proof)
 	struct djp_site *site;
 	int nr = 0, busy, i;
 
-	list_for_each_entry(site, &djp_sites, node)
-		nr += djp_awaits_jump(site) && !site->deferred;
+	list_for_each_entry(site, &djp_waiting, node)
+		nr += !site->deferred;
 	pokes = kvcalloc(max(nr, 1), sizeof(*pokes), GFP_KERNEL);
 	if (!pokes)
 		return -ENOMEM;
 
 	nr = 0;
-	list_for_each_entry(site, &djp_sites, node) {
+	list_for_each_entry(site, &djp_waiting, node) {
 		struct djp_poke *poke = &pokes[nr];
 
-		if (!djp_awaits_jump(site) || site->deferred)
+		if (site->deferred)
 			continue;
 		poke->site = site;
 		poke->tail = site->dcr.len - 1;
@@ -236,6 +242,7 @@ static int djp_jump(struct djp_proof *proof)
 			continue;
 		}
 		site->state = DJP_JUMP;
+		djp_site_file(site);
 		djp_stats.sites_jump++;
 		djp_stats.patched++;
 	}
@@ -245,11 +252,11 @@ static int djp_jump(struct djp_proof *proof)
 
 static unsigned long djp_count_bypass(void)
 {
-	struct djp_site *site;
+	const struct djp_site *site;
 	unsigned long nr = 0;
 
-	list_for_each_entry(site, &djp_sites, node)
-		nr += djp_awaits_jump(site);
+	list_for_each_entry(site, &djp_waiting, node)
+		nr++;
 	return nr;
 }
 

@@ -228,7 +228,7 @@ enum djp_state {
 /**
  * struct djp_site - an insertion address and the probes that share it
  * @hash: by address, for the int3 handler (RCU) and for look-ups
- * @node: on the list of all sites
+ * @node: on djp_waiting or djp_sites
  * @probes: struct djprobe.site_node of all its probes, disabled ones too
  * @dcr: what it displaces
  * @verdict: how, and why not by a plain jump
@@ -338,6 +338,8 @@ extern struct mutex djp_commit_mutex;
 extern struct mutex djp_mutex;
 extern u64 djp_sequence;
 extern struct djp_stats djp_stats;
+/* Those that wait for their jump, and all others. */
+extern struct list_head djp_waiting;
 extern struct list_head djp_sites;
 extern struct list_head djp_probes;
 extern atomic_long_t djp_recursion_missed;
@@ -348,6 +350,7 @@ int djp_lock_freezable(struct mutex *lock);
 /* core/site.c */
 struct djp_site *djp_site_find(unsigned long addr);
 struct djp_site *djp_site_overlap(unsigned long addr, unsigned int len);
+void djp_site_file(struct djp_site *site);
 int djp_probe_attach(struct djprobe *p, struct djp_refusal *refusal);
 void djp_probe_detach(struct djprobe *p);
 void djp_site_drop_if_empty(struct djp_site *site);

@@ -12,6 +12,7 @@
  */
 #include <linux/jiffies.h>
 #include <linux/list.h>
+#include <linux/list_sort.h>
 #include <linux/module.h>
 #include <linux/rcupdate.h>
 
@@ -92,7 +93,15 @@ static int djp_scrub(void *data)
 		djp_detour_scrub(detour);
 		cond_resched();
 	}
+	djp_text_flush();
 	return 0;
+}
+
+static int djp_detour_cmp(void *priv, const struct list_head *a,
+			  const struct list_head *b)
+{
+	return list_entry(a, struct djp_detour, retired_node)->slot.addr >
+		list_entry(b, struct djp_detour, retired_node)->slot.addr;
 }
 
 /**
@@ -110,6 +119,8 @@ void djp_reclaim(struct list_head *detours, long patience)
 
 	if (list_empty(detours))
 		return;
+	/* So that they are written from front to back, see djp_text_put(). */
+	list_sort(NULL, detours, djp_detour_cmp);
 	if (djp_text_do(djp_scrub, detours, patience)) {
 		list_splice(detours, &djp_retired);
 		return;

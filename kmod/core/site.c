@@ -43,6 +43,7 @@
 
 DEFINE_MUTEX(djp_mutex);
 LIST_HEAD(djp_sites);
+LIST_HEAD(djp_waiting);
 LIST_HEAD(djp_probes);
 struct djp_stats djp_stats;
 /* Counts sites that came into bypass and detours that were retired. */
@@ -82,6 +83,18 @@ struct djp_site *djp_site_overlap(unsigned long addr, unsigned int len)
 }
 
 /**
+ * djp_site_file() - put a site on the list that its state calls for
+ * @site: the site
+ *
+ * Context: djp_mutex held.
+ */
+void djp_site_file(struct djp_site *site)
+{
+	list_move_tail(&site->node, djp_awaits_jump(site) ? &djp_waiting :
+		       &djp_sites);
+}
+
+/**
  * djp_is_ours() - may the byte at an address be of our writing?
  * @addr: the address
  *
@@ -89,7 +102,7 @@ struct djp_site *djp_site_overlap(unsigned long addr, unsigned int len)
  */
 bool djp_is_ours(unsigned long addr)
 {
-	return !list_empty(&djp_sites) && djp_site_overlap(addr, 1);
+	return djp_stats.sites && djp_site_overlap(addr, 1);
 }
 
 /**
@@ -105,7 +118,7 @@ void djp_original_text(unsigned long addr, u8 *buf, unsigned int len)
 	struct djp_site *site;
 	unsigned long a;
 
-	if (list_empty(&djp_sites))	/* the kernel's map is being made */
+	if (!djp_stats.sites)	/* the kernel's map is being made */
 		return;
 	for (a = addr - DJP_DCR_MAX + 1; a < addr + len; a++) {
 		unsigned int i;

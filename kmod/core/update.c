@@ -4,6 +4,7 @@
  * nothing: our records are changed, detours are built, and only then is text
  * written, that of new sites first, for they can be taken out again.
  */
+#include <linux/list_sort.h>
 #include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -98,6 +99,27 @@ static int djp_plan_site(struct djp_site *site, struct djp_refusal *refusal)
 	return djp_reason_errno(refusal->reason);
 }
 
+static int djp_index_of(const struct djp_update *updates, int nr,
+			const struct djp_site *site)
+{
+	int i;
+
+	for (i = 0; i < nr; i++) {
+		if (updates[i].probe->site == site)
+			return i;
+	}
+	return 0;
+}
+
+static int djp_site_cmp(void *priv, const struct list_head *a,
+			const struct list_head *b)
+{
+	const struct djp_site *sa = list_entry(a, struct djp_site, touched);
+	const struct djp_site *sb = list_entry(b, struct djp_site, touched);
+
+	return sa->dcr.addr > sb->dcr.addr;
+}
+
 static int djp_plan_sites(struct djp_plan *plan, struct djp_update *updates,
 			  int nr, struct djp_refusal *refusal)
 {
@@ -108,11 +130,17 @@ static int djp_plan_sites(struct djp_plan *plan, struct djp_update *updates,
 		site = updates[i].probe->site;
 		if (!site || !list_empty(&site->touched))
 			continue;
-		refusal->index = i;
-		if (djp_plan_site(site, refusal))
-			return djp_reason_errno(refusal->reason);
 		list_add_tail(&site->touched, &plan->sites);
 		count++;
+	}
+	/* So that their text is written from front to back, see djp_text_put(). */
+	list_sort(NULL, &plan->sites, djp_site_cmp);
+	list_for_each_entry(site, &plan->sites, touched) {
+		if (djp_plan_site(site, refusal)) {
+			refusal->index = djp_index_of(updates, nr, site);
+			return djp_reason_errno(refusal->reason);
+		}
+		cond_resched();
 	}
 	plan->pokes = kvcalloc(max(count, 1), sizeof(*plan->pokes), GFP_KERNEL);
 	return plan->pokes ? 0 : djp_refuse(refusal, DJP_NO_MEMORY, 0);
@@ -263,6 +291,7 @@ static int djp_plan_prepare(void *data)
 			djp_detour_put(site->next);
 		cond_resched();
 	}
+	djp_text_flush();
 	return 0;
 }
 
@@ -329,6 +358,7 @@ static void djp_site_settle(struct djp_site *site)
 		site->state = DJP_BYPASS;
 		site->seq = ++djp_sequence;
 	}
+	djp_site_file(site);
 	if (site->verdict.method != DJPROBE_KPROBE) {
 		djp_retire(old);
 		return;
@@ -362,18 +392,6 @@ static void djp_plan_done(struct djp_plan *plan)
 		list_del_init(&site->touched);
 		djp_site_settle(site);
 	}
-}
-
-static int djp_index_of(const struct djp_update *updates, int nr,
-			const struct djp_site *site)
-{
-	int i;
-
-	for (i = 0; i < nr; i++) {
-		if (updates[i].probe->site == site)
-			return i;
-	}
-	return 0;
 }
 
 /**
@@ -447,6 +465,21 @@ undo:
 	return ret;
 }
 
+static int djp_touch_module(struct list_head *from, const struct module *mod,
+			    struct list_head *touched)
+{
+	struct djp_site *site;
+	int nr = 0;
+
+	list_for_each_entry(site, from, node) {
+		if (site->mod != mod)
+			continue;
+		list_add_tail(&site->touched, touched);
+		nr++;
+	}
+	return nr;
+}
+
 /**
  * djp_module_gone() - a module is about to be freed
  * @mod: the module
@@ -460,14 +493,10 @@ void djp_module_gone(const struct module *mod)
 	struct djp_plan plan = { .sites = LIST_HEAD_INIT(plan.sites) };
 	struct djp_site *site, *tmp;
 	struct djprobe *p, *next;
-	int nr = 0;
+	int nr;
 
-	list_for_each_entry(site, &djp_sites, node) {
-		if (site->mod == mod) {
-			list_add_tail(&site->touched, &plan.sites);
-			nr++;
-		}
-	}
+	nr = djp_touch_module(&djp_sites, mod, &plan.sites) +
+		djp_touch_module(&djp_waiting, mod, &plan.sites);
 	plan.pokes = kvcalloc(max(nr, 1), sizeof(*plan.pokes),
 			      GFP_KERNEL | __GFP_NOFAIL);
 	djp_plan_pokes(&plan);

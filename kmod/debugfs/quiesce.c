@@ -72,10 +72,11 @@ int djp_stats_show(struct seq_file *m, void *v)
 	unsigned long bypass = 0, int3 = 0, kprobe = 0;
 
 	mutex_lock(&djp_mutex);
+	list_for_each_entry(site, &djp_waiting, node)
+		bypass++;
 	list_for_each_entry(site, &djp_sites, node) {
 		if (site->state != DJP_BYPASS)
 			continue;
-		bypass += djp_by_jump(site);
 		int3 += site->verdict.method == DJPROBE_INT3;
 		kprobe += site->verdict.method == DJPROBE_KPROBE;
 	}

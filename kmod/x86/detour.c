@@ -376,6 +376,8 @@ const u8 *djp_detour_bytes(const struct djp_detour *detour)
  * djp_detour_put() - write a detour to where it is to run
  * @detour: the detour; nothing reaches it yet
  *
+ * It is there once djp_text_flush() was called.
+ *
  * Context: text_mutex held, may sleep.
  */
 void djp_detour_put(struct djp_detour *detour)
@@ -392,7 +394,8 @@ void djp_detour_put(struct djp_detour *detour)
  * djp_detour_scrub() - fill a detour's slot with int3
  * @detour: nothing stands in it and nothing can reach it
  *
- * So that whatever reaches it all the same is told at once.
+ * So that whatever reaches it all the same is told at once. The int3s are there once
+ * djp_text_flush() was called.
  *
  * Context: text_mutex held, may sleep.
  */

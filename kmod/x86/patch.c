@@ -148,14 +148,97 @@ const char *djp_text_owner(const struct djp_poke *poke, unsigned long *addr)
 	}
 }
 
+/*
+ * A text_poke() takes as long as to copy some hundred bytes: it changes to page tables
+ * of its own and back. So what lies near is written at once, with the bytes in between
+ * as they are.
+ *
+ * They stay as they are, for whoever writes kernel text holds text_mutex: static keys
+ * and static calls, ftrace, alternatives, kprobes, BPF (arch/x86/kernel/jump_label.c,
+ * static_call.c, ftrace.c, alternative.c, kprobes/, arch/x86/net/bpf_jit_comp.c, v6.1),
+ * text_poke_bp()'s own int3s among them, which are gone before it is let go; kgdb backs
+ * off if it is held (kgdb_arch_set_breakpoint()). And no CPU sees them otherwise: each
+ * byte is stored once, as what it was. That a CPU may be executing them is no matter:
+ * it is so for each byte that shares a cache line with one that is written.
+ */
+#define DJP_GAP_MAX	256
+
+/**
+ * struct djp_writer - bytes that are to be written together
+ * @to: where the first is
+ * @len: how many
+ * @buf: they
+ */
+struct djp_writer {
+	unsigned long	to;
+	size_t		len;
+	u8		buf[PAGE_SIZE];
+};
+
+/* text_mutex guards it. */
+static struct djp_writer djp_writer;
+
+/**
+ * djp_text_flush() - write what is left of djp_text_put()
+ *
+ * Context: text_mutex held, may sleep.
+ */
+void djp_text_flush(void)
+{
+	struct djp_writer *w = &djp_writer;
+
+	/* It maps two pages at most (__text_poke(), alternative.c). */
+	if (w->len)
+		djp_k.text_poke((void *)w->to, w->buf, w->len);
+	w->len = 0;
+}
+
+static void djp_text_put_page(unsigned long to, const u8 *bytes, size_t len)
+{
+	struct djp_writer *w = &djp_writer;
+	unsigned long end = w->to + w->len;
+
+	if (w->len && (to < w->to || to > end + DJP_GAP_MAX ||
+		       to + len > w->to + sizeof(w->buf)))
+		djp_text_flush();
+	if (!w->len) {
+		w->to = to;
+		end = to;
+	}
+	if (to > end)
+		memcpy(w->buf + (end - w->to), (void *)end, to - end);
+	memcpy(w->buf + (to - w->to), bytes, len);
+	w->len = max(end, to + len) - w->to;
+}
+
+/**
+ * djp_text_put() - write executable memory
+ * @to: where. Each time behind the last is cheapest
+ * @bytes: what
+ * @len: how many
+ *
+ * They are written when djp_text_flush() returns, at the latest.
+ *
+ * Context: text_mutex held, may sleep.
+ */
+void djp_text_put(unsigned long to, const u8 *bytes, size_t len)
+{
+	size_t n;
+
+	for (; len; len -= n, to += n, bytes += n) {
+		n = min_t(size_t, len, PAGE_SIZE);
+		djp_text_put_page(to, bytes, n);
+	}
+}
+
 enum djp_phase { DJP_PUT_INT3, DJP_PUT_TAIL, DJP_PUT_FIRST };
 
 static void djp_put(const struct djp_poke *p, unsigned int k, u8 byte)
 {
-	u8 *at = (u8 *)p->site->dcr.addr + k;
+	unsigned long at = p->site->dcr.addr + k;
 
-	if (*at != byte)
-		djp_k.text_poke(at, &byte, 1);
+	if (*(u8 *)at != byte)
+		djp_text_put(at, &byte, 1);
 }
 
 /* The first bytes of instructions: each is an int3 before or after this. */
@@ -164,9 +247,9 @@ static void djp_put_starts(const struct djp_poke *p, bool int3)
 	unsigned long traps = p->site->dcr.traps;
 	unsigned int k;
 
+	djp_put(p, 0, int3 ? DJP_INT3 : p->text[0]);
 	for_each_set_bit(k, &traps, DJP_JMP32_LEN)
 		djp_put(p, k, int3 ? DJP_INT3 : p->text[k]);
-	djp_put(p, 0, int3 ? DJP_INT3 : p->text[0]);
 }
 
 /* What is between them. */
@@ -179,7 +262,7 @@ static void djp_put_tail(const struct djp_poke *p)
 	memcpy(tail, p->text, sizeof(tail));
 	for_each_set_bit(k, &traps, DJP_JMP32_LEN)
 		tail[k] = DJP_INT3;
-	djp_k.text_poke((u8 *)p->site->dcr.addr + 1, tail + 1, p->tail);
+	djp_text_put(p->site->dcr.addr + 1, tail + 1, p->tail);
 }
 
 /* One phase at all sites, then one IPI to all CPUs. */
@@ -205,27 +288,9 @@ static void djp_poke_phase(const struct djp_poke *pokes, int nr,
 		wrote = true;
 		cond_resched();
 	}
+	djp_text_flush();
 	if (wrote)
 		djp_text_sync();
-}
-
-/**
- * djp_text_put() - write executable memory that nothing reaches
- * @to: where
- * @bytes: what
- * @len: how many
- *
- * Context: text_mutex held, may sleep.
- */
-void djp_text_put(unsigned long to, const u8 *bytes, size_t len)
-{
-	size_t n;
-
-	for (; len; len -= n, to += n, bytes += n) {
-		/* It maps two pages at most (__text_poke(), alternative.c). */
-		n = min_t(size_t, len, PAGE_SIZE);
-		djp_k.text_poke((void *)to, bytes, n);
-	}
 }
 
 /**

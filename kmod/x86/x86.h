@@ -133,6 +133,7 @@ void djp_jump_text(const struct djp_site *site, const struct djp_detour *detour,
 void djp_bypass_text(const struct djp_site *site, u8 *text);
 void djp_site_text(const struct djp_site *site, u8 *text);
 void djp_text_put(unsigned long to, const u8 *bytes, size_t len);
+void djp_text_flush(void);
 void djp_text_queue(struct work_struct *work);
 int djp_text_do(int (*fn)(void *data), void *data, long patience);
 int djp_poke_all(struct djp_poke *pokes, int nr, bool all_or_nothing,
