@@ -41,6 +41,7 @@ REQ(unsigned long, ftrace_location_range, (unsigned long start, unsigned long en
 REQ(unsigned long, ftrace_location, (unsigned long ip)) \
 REQ(int, alternatives_text_reserved, (void *start, void *end)) \
 REQ(bool, within_kprobe_blacklist, (unsigned long addr)) \
+OPT(bool, arch_within_kprobe_blacklist, (unsigned long addr)) \
 REQ(struct kprobe *, get_kprobe, (void *addr)) \
 OPT(kprobe_opcode_t *, arch_adjust_kprobe_addr, (unsigned long addr, unsigned long offset, bool *on_entry)) \
 OPT(bool, can_boost, (struct insn *insn, void *addr)) \
@@ -92,6 +93,7 @@ OPT(char, __x86_indirect_thunk_array) \
 OPT(char, __indirect_thunk_start) \
 OPT(char, __indirect_thunk_end) \
 OPT(struct list_head, kprobe_blacklist) \
+OPT(struct hlist_head, kprobe_table) \
 OPT(unsigned int, freeze_timeout_msecs) \
 OPT(struct mutex, system_transition_mutex) \
 OPT(struct kprobe_insn_cache, kprobe_optinsn_slots) \

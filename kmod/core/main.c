@@ -14,6 +14,7 @@ static int djp_module_notify(struct notifier_block *nb, unsigned long event,
 			     void *data)
 {
 	mutex_lock(&djp_mutex);
+	djp_known_stale();
 	/* Relocated, with its alternatives and return thunks in place. */
 	if (event == MODULE_STATE_COMING)
 		djp_textmap_get(data);
@@ -37,6 +38,7 @@ static int __init djp_init(void)
 	ret = djp_patch_init();
 	if (ret)
 		return ret;
+	djp_known_init();
 	ret = djp_textmap_init();
 	if (ret)
 		goto err_patch;
@@ -70,6 +72,7 @@ err_textmap:
 	djp_textmap_exit();
 err_patch:
 	djp_patch_exit();
+	djp_known_exit();
 	return ret;
 }
 
@@ -88,6 +91,7 @@ static void __exit djp_exit(void)
 	djp_int3_path_exit();
 	djp_textmap_exit();
 	djp_patch_exit();
+	djp_known_exit();
 	djp_slots_exit();
 	djp_counters_exit();
 	/* Freed sites. */

@@ -71,15 +71,15 @@ struct djp_site *djp_site_find(unsigned long addr)
  */
 struct djp_site *djp_site_overlap(unsigned long addr, unsigned int len)
 {
+	unsigned long a = addr - DJP_DCR_MAX + 1;
 	struct djp_site *site;
-	unsigned long a;
 
-	for (a = addr - DJP_DCR_MAX + 1; a < addr + len; a++) {
-		site = djp_site_find(a);
-		if (site && a + site->dcr.len > addr)
-			return site;
+	while ((site = djp_trap_next(a, addr + len))) {
+		a = site->dcr.addr + 1;
+		if (site->dcr.addr + site->dcr.len > addr)
+			break;
 	}
-	return NULL;
+	return site;
 }
 
 /**
@@ -115,16 +115,16 @@ bool djp_is_ours(unsigned long addr)
  */
 void djp_original_text(unsigned long addr, u8 *buf, unsigned int len)
 {
+	unsigned long a = addr - DJP_DCR_MAX + 1;
 	struct djp_site *site;
-	unsigned long a;
 
 	if (!djp_stats.sites)	/* the kernel's map is being made */
 		return;
-	for (a = addr - DJP_DCR_MAX + 1; a < addr + len; a++) {
+	for (; (site = djp_trap_next(a, addr + len)); a++) {
 		unsigned int i;
 
-		site = djp_site_find(a);
-		if (!site || site->verdict.method == DJPROBE_KPROBE)
+		a = site->dcr.addr;
+		if (site->verdict.method == DJPROBE_KPROBE)
 			continue;
 		for (i = 0; i < site->dcr.len; i++) {
 			if (a + i >= addr && a + i < addr + len)

@@ -416,15 +416,18 @@ int djp_update_locked(struct djp_update *updates, int nr,
 
 	memset(refusal, 0, sizeof(*refusal));
 	/* Before anything waits for the text: is it to be had at all? */
-	if (djp_poke_all(NULL, 0, true, DJP_TEXT_PATIENCE))
+	if (djp_text_do(djp_known_take, NULL, DJP_TEXT_PATIENCE))
 		return djp_refuse(refusal, DJP_KPROBES_BUSY, 0);
-	for (done = 0; done < nr; done++) {
+	for (done = 0, ret = 0; done < nr; done++) {
 		refusal->index = done;
 		ret = djp_change(&updates[done], false, refusal);
 		if (ret)
-			goto undo;
+			break;
 		cond_resched();
 	}
+	djp_known_drop();
+	if (ret)
+		goto undo;
 	ret = djp_plan_sites(&plan, updates, nr, refusal);
 	if (ret)
 		goto undo;

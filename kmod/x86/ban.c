@@ -63,7 +63,8 @@ void djp_ban_set(struct djp_site *site)
 		return;
 	ban->entry.start_addr = site->dcr.addr + 1;
 	ban->entry.end_addr = site->dcr.addr + site->dcr.len;
-	list_add_tail_rcu(&ban->entry.list, djp_k.kprobe_blacklist);
+	/* At the beginning, so that the end tells of others (x86/known.c). */
+	list_add_rcu(&ban->entry.list, djp_k.kprobe_blacklist);
 }
 
 static void djp_bans_leave(struct work_struct *work)

@@ -70,6 +70,7 @@ void djp_place_find(struct djp_place *place, unsigned long addr,
 		    const struct module *mod)
 {
 	unsigned long size, offset;
+	struct djp_function fn;
 
 	memset(place, 0, sizeof(*place));
 	place->bar = DJP_NOT_TEXT;
@@ -78,17 +79,26 @@ void djp_place_find(struct djp_place *place, unsigned long addr,
 		return;
 	}
 	place->map = djp_textmap_get(mod);
-	if (!place->map || !djp_textmap_has(place->map, addr) ||
-	    !djp_k.kallsyms_lookup_size_offset(addr, &size, &offset))
+	if (!place->map || !djp_textmap_has(place->map, addr))
 		return;
-	place->start = addr - offset;
-	place->end = min(place->start + size, djp_textmap_end(place->map));
-	/* Not just any in it, see djp_is_lost_site(). */
-	place->ftrace = djp_k.ftrace_location_range(place->start,
-						    place->start +
-						    ENDBR_INSN_SIZE);
-	/* Our own sites are on it, too. */
-	if (djp_k.within_kprobe_blacklist(addr) && !djp_site_overlap(addr, 1))
+	if (djp_function_find(addr, &fn)) {
+		place->start = fn.start;
+		place->end = fn.end;
+		/* Not just any in it, see djp_is_lost_site(). */
+		if (fn.ftrace && fn.ftrace <= fn.start + ENDBR_INSN_SIZE)
+			place->ftrace = fn.ftrace;
+	} else {
+		if (!djp_k.kallsyms_lookup_size_offset(addr, &size, &offset))
+			return;
+		fn.plain = false;
+		place->start = addr - offset;
+		place->end = min(place->start + size,
+				 djp_textmap_end(place->map));
+		place->ftrace = djp_k.ftrace_location_range(place->start,
+							    place->start +
+							    ENDBR_INSN_SIZE);
+	}
+	if (djp_is_blacklisted(addr, fn.plain))
 		place->bar = DJP_BLACKLIST;
 	else if (djp_on_int3_path(addr) || djp_in_thunks(addr))
 		place->bar = DJP_INT3_PATH;
@@ -147,7 +157,8 @@ static enum djp_reason djp_take(const struct djp_place *place,
 	*where = addr;
 	if (djp_is_lost_site(&insn, addr))
 		return DJP_FTRACE;
-	if (reason == DJP_OK && djp_k.search_exception_tables(addr))
+	if (reason == DJP_OK && djp_may_fault(addr) &&
+	    djp_k.search_exception_tables(addr))
 		return DJP_EXTABLE;
 	return reason;
 }
@@ -334,6 +345,8 @@ unsigned long djp_kprobe_in(unsigned long start, unsigned long end)
 	unsigned long addr;
 	struct kprobe *kp;
 
+	if (djp_kprobes_none(start, end))
+		return 0;
 	preempt_disable();
 	for (addr = start; addr < end && !found; addr++) {
 		kp = djp_k.get_kprobe((void *)addr);
@@ -415,8 +428,13 @@ static void djp_want(struct djp_dcr *dcr, struct djp_verdict *v,
  */
 unsigned long djp_behind_ftrace(unsigned long addr, unsigned long *ftrace)
 {
+	struct djp_function fn;
+
 	/* Knows a function's entry, and any byte of the site itself. */
-	*ftrace = djp_k.ftrace_location(addr);
+	if (!djp_function_find(addr, &fn))
+		*ftrace = djp_k.ftrace_location(addr);
+	else
+		*ftrace = addr == fn.start || addr == fn.ftrace ? fn.ftrace : 0;
 	if (*ftrace && addr <= *ftrace)
 		return *ftrace + MCOUNT_INSN_SIZE;
 	*ftrace = 0;

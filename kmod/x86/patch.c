@@ -404,9 +404,13 @@ struct djp_poke_batch {
 static int djp_poke_locked(void *data)
 {
 	struct djp_poke_batch *b = data;
+	bool ok;
 	int i;
 
-	if (!djp_poke_verify(b->pokes, b->nr) && b->all_or_nothing)
+	djp_kprobes_take();
+	ok = djp_poke_verify(b->pokes, b->nr);
+	djp_kprobes_drop();
+	if (!ok && b->all_or_nothing)
 		return -EBUSY;
 	djp_poke_phase(b->pokes, b->nr, DJP_PUT_INT3);
 	djp_poke_phase(b->pokes, b->nr, DJP_PUT_TAIL);
@@ -421,7 +425,7 @@ static int djp_poke_locked(void *data)
 /**
  * djp_poke_all() - write the text of many sites
  * @pokes: what to write where
- * @nr: how many; 0 to find out whether text can be written now
+ * @nr: how many
  * @all_or_nothing: write nothing if one site does not hold what is expected;
  *	otherwise leave out such sites
  * @patience: how long to wait for the locks, jiffies

@@ -124,8 +124,10 @@ static void djp_map_tables(struct djp_textmap *map)
 		djp_mark(map, jump_entry_target(jump));
 		djp_reserve(map, jump_entry_code(jump));
 	}
-	for (fixup = tables.fixups; fixup < tables.fixups_end; fixup++)
+	for (fixup = tables.fixups; fixup < tables.fixups_end; fixup++) {
 		djp_mark(map, djp_fixup_address(fixup));
+		djp_fault_mark((unsigned long)&fixup->insn + fixup->insn);
+	}
 	for (call = tables.calls; call < tables.calls_end; call++)
 		djp_reserve(map, djp_static_call_address(call));
 }
@@ -285,12 +287,14 @@ struct djp_textmap *djp_textmap_next(struct djp_textmap *map)
  */
 int djp_textmap_init(void)
 {
-	int ret;
+	struct djp_textmap *map;
 
 	mutex_lock(&djp_mutex);
-	ret = djp_textmap_build(NULL) ? 0 : -ENOMEM;
+	map = djp_textmap_build(NULL);
+	if (map)
+		djp_functions_init(map);
 	mutex_unlock(&djp_mutex);
-	return ret;
+	return map ? 0 : -ENOMEM;
 }
 
 /**
@@ -302,6 +306,7 @@ void djp_textmap_exit(void)
 {
 	struct djp_textmap *map, *tmp;
 
+	djp_functions_exit();
 	list_for_each_entry_safe(map, tmp, &djp_textmaps, node)
 		djp_textmap_free(map);
 }

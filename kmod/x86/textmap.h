@@ -102,6 +102,11 @@ void djp_textmap_tables(const struct djp_textmap *map,
 			struct djp_tables *tables);
 struct djp_textmap *djp_textmap_of(unsigned long addr);
 
+/* x86/functions.c */
+void djp_functions_init(const struct djp_textmap *map);
+void djp_functions_exit(void);
+void djp_fault_mark(unsigned long addr);
+
 /* x86/branch.c */
 void djp_insn_reach(const struct insn *insn, unsigned long next,
 		    struct djp_reach *reach);

@@ -9,6 +9,7 @@
 #include <linux/hash.h>
 #include <linux/kdebug.h>
 #include <linux/kprobes.h>
+#include <linux/math.h>
 #include <linux/notifier.h>
 #include <linux/rculist.h>
 #include <linux/slab.h>
@@ -17,6 +18,9 @@
 
 #define DJP_HASH_BITS 14
 
+/* Sites by the bytes that they begin in: one or two heads have all that are near. */
+#define DJP_BLOCK_SHIFT 6
+
 static struct hlist_head djp_site_hash[1 << DJP_HASH_BITS];
 
 /* The int3s among the bytes of jumps. */
@@ -24,7 +28,8 @@ static struct hlist_head djp_stray_hash[1 << DJP_HASH_BITS];
 
 static nokprobe_inline struct hlist_head *djp_bucket(unsigned long addr)
 {
-	return &djp_site_hash[hash_long(addr, DJP_HASH_BITS)];
+	return &djp_site_hash[hash_long(addr >> DJP_BLOCK_SHIFT,
+				       DJP_HASH_BITS)];
 }
 
 /**
@@ -46,6 +51,33 @@ struct djp_site *djp_trap_find(unsigned long addr)
 	return NULL;
 }
 NOKPROBE_SYMBOL(djp_trap_find);
+
+/**
+ * djp_trap_next() - the first site in a range
+ * @start: the first insertion address
+ * @end: one behind the last
+ *
+ * Context: djp_mutex held.
+ * Return: the site with the lowest address, or NULL.
+ */
+struct djp_site *djp_trap_next(unsigned long start, unsigned long end)
+{
+	struct djp_site *site, *found = NULL;
+	unsigned long block = round_down(start, 1 << DJP_BLOCK_SHIFT);
+
+	for (; block < end && !found; block += 1 << DJP_BLOCK_SHIFT) {
+		hlist_for_each_entry(site, djp_bucket(block), hash) {
+			unsigned long addr = site->dcr.addr;
+
+			/* Others have the same hash. */
+			if (addr - block < 1 << DJP_BLOCK_SHIFT &&
+			    addr >= start && addr < end &&
+			    (!found || addr < found->dcr.addr))
+				found = site;
+		}
+	}
+	return found;
+}
 
 static nokprobe_inline struct hlist_head *djp_stray_bucket(unsigned long addr)
 {

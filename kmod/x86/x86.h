@@ -39,6 +39,36 @@ void djp_int3_path_exit(void);
 bool djp_on_int3_path(unsigned long addr);
 void djp_int3_path_show(struct seq_file *m);
 
+/* x86/functions.c */
+
+/**
+ * struct djp_function - a function of the kernel
+ * @start: its first byte
+ * @end: one behind its last
+ * @ftrace: the ftrace site in it, the only one; or 0
+ * @plain: its name has no dot
+ */
+struct djp_function {
+	unsigned long	start;
+	unsigned long	end;
+	unsigned long	ftrace;
+	bool		plain;
+};
+
+bool djp_function_find(unsigned long addr, struct djp_function *fn);
+bool djp_may_fault(unsigned long addr);
+
+/* x86/known.c */
+void djp_known_init(void);
+void djp_known_exit(void);
+int djp_known_take(void *data);
+void djp_known_drop(void);
+void djp_known_stale(void);
+void djp_kprobes_take(void);
+void djp_kprobes_drop(void);
+bool djp_kprobes_none(unsigned long start, unsigned long end);
+bool djp_is_blacklisted(unsigned long addr, bool plain);
+
 /* x86/branch.c */
 void djp_find_source(unsigned long to, struct djp_source *source);
 
@@ -155,6 +185,7 @@ void djp_trap_exit(void);
 void djp_trap_add(struct djp_site *site);
 void djp_trap_del(struct djp_site *site);
 struct djp_site *djp_trap_find(unsigned long addr);
+struct djp_site *djp_trap_next(unsigned long start, unsigned long end);
 int djp_strays_alloc(struct djp_site *site);
 void djp_strays_enter(struct djp_site *site, const struct djp_detour *detour);
 int djp_int3_notify(struct notifier_block *nb, unsigned long val, void *data);
