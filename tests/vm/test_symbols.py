@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import pytest
 
@@ -57,22 +57,25 @@ def symbols(guest: Guest) -> Symbols:
 
 
 @pytest.fixture(scope="module")
-def accepted(guest: Guest, symbols: Symbols) -> Iterator[list[str]]:
+def accepted(guest: Guest, symbols: Symbols) -> list[str]:
     """Functions that take a probe: those that ftrace traces, but for a few that it must not."""
     chosen = list(symbols.traced)
     random.Random(SEED).shuffle(chosen)
     chosen = chosen[: MANY + 500]
     with guest.probes() as probes:
-        while True:
-            try:
-                probes.add_many([f"{symbols.address(name):#x}" for name in chosen])
-            except RefusedError as error:
-                assert error.line is not None
-                del chosen[error.line - 1]
-                continue
-            break
+        while (refused := _first_refused(probes, symbols, chosen)) is not None:
+            del chosen[refused]
         probes.remove_all()
-    yield chosen[:MANY]
+    return chosen[:MANY]
+
+
+def _first_refused(probes: Probes, symbols: Symbols, names: Sequence[str]) -> int | None:
+    """The index of the first that takes no probe; None if all are added."""
+    try:
+        probes.add_many([f"{symbols.address(name):#x}" for name in names])
+    except RefusedError as error:
+        return (error.line or 1) - 1
+    return None
 
 
 @pytest.mark.parametrize("count", [FEW, MANY])
