@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from iced_x86 import Mnemonic
 
-from pyctl import Guest
+from pyctl import Guest, Probes, Reason
+from pyctl.errors import RefusedError
 from pyctl.options import REGISTERS, TYPES, Condition, Field, Operator, Options
 from pyctl.verify.emulate import Verdict, emulate, prologue
 from pyctl.verify.emulate_options import InC, Optioned
@@ -40,6 +41,7 @@ PER_KIND = sum(count for _, count in LIVE.values())
 #: A value that no register has by chance: a live probe that waits for it is not spent.
 RARE = 0x6B8B4567327B23C6
 NOT_EMULATED = 0.03
+OUT_OF_REACH = 10
 
 
 def field(draw: random.Random, types: tuple[str, ...] = TYPES, *, sp: bool = False) -> Field:
@@ -105,6 +107,22 @@ def choose(part: TextPart, kernel: Kernel, draw: random.Random, kinds: int) -> I
             yield from found[name][kind * count : (kind + 1) * count]
 
 
+def add(probes: Probes, asked: dict[str, Options]) -> dict[str, str]:
+    """Probe them in one batch: names by target. A few may be out of reach of what detour memory
+    there is now; they are left out."""
+    left = dict(asked)
+    while True:
+        try:
+            made = probes.add_many(left, options=list(left.values()))
+        except RefusedError as error:
+            assert error.reason == Reason.OUT_OF_RANGE, error
+            assert error.line is not None
+            assert len(left) > len(asked) - OUT_OF_REACH
+            del left[list(left)[error.line - 1]]
+        else:
+            return {target: each.name for target, each in zip(left, made, strict=True)}
+
+
 def probe(guest: Guest, kernel: Kernel, seed: int) -> dict[str, list[tuple[LiveSite, Options]]]:
     """Probe them all, read how they stand there, and take the probes out again."""
     draw = random.Random(seed)
@@ -113,17 +131,18 @@ def probe(guest: Guest, kernel: Kernel, seed: int) -> dict[str, list[tuple[LiveS
     assert len(addresses) == PER_KIND * len(kinds)
     names = [name for name in kinds for _ in range(PER_KIND)]
     options = [kinds[name](draw) for name in names]
-    targets = [hex(address) for address in addresses]
+    asked = {hex(address): each for address, each in zip(addresses, options, strict=True)}
+    kind_of = dict(zip(asked, names, strict=True))
     with guest.probes() as probes:
-        added = probes.add_many(targets, options=options)
-        commit_all(probes, [each.name for each in added])
+        added = add(probes, asked)
+        commit_all(probes, list(added.values()))
         try:
-            live = read_sites(guest.transport, targets, kernel.texts, dead=kernel.liveness.dead)
+            live = read_sites(guest.transport, added, kernel.texts, dead=kernel.liveness.dead)
         finally:
             probes.remove_all()
     found: dict[str, list[tuple[LiveSite, Options]]] = {name: [] for name in kinds}
-    for name, site, option in zip(names, live, options, strict=True):
-        found[name].append((site, option))
+    for target, site in zip(added, live, strict=True):
+        found[kind_of[target]].append((site, asked[target]))
     return found
 
 
@@ -154,7 +173,7 @@ def report(kind: str, counts: Counter[str], wrong: list[tuple[Verdict, Options]]
     ]
     assert not wrong, f"{kind}: {len(wrong)} differ\n" + "\n".join(shown[:10])
     assert counts["not emulated"] <= NOT_EMULATED * PER_KIND
-    assert counts["emulated"] + counts["not emulated"] == PER_KIND
+    assert counts["emulated"] + counts["not emulated"] >= PER_KIND - OUT_OF_REACH
 
 
 @pytest.mark.parametrize("kind", INLINE)
