@@ -8,6 +8,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from iced_x86 import Mnemonic
 from pyctl import Guest, Probes, Reason
 from pyctl.errors import RefusedError
 from pyctl.options import REGISTERS, TYPES, Condition, Field, Operator, Options
-from pyctl.verify.emulate import Verdict, emulate, prologue
+from pyctl.verify.emulate import STATUS, Site, Verdict, emulate, prologue
 from pyctl.verify.emulate_options import InC, Optioned
 from pyctl.verify.judgements import MethodCode, SiteFlag, TextPart
 from pyctl.verify.jumps import commit_all
@@ -42,6 +43,7 @@ PER_KIND = sum(count for _, count in LIVE.values())
 RARE = 0x6B8B4567327B23C6
 NOT_EMULATED = 0.03
 OUT_OF_REACH = 10
+NOP = 0x90
 
 
 def field(draw: random.Random, types: tuple[str, ...] = TYPES, *, sp: bool = False) -> Field:
@@ -238,3 +240,31 @@ def test_the_detour_hands_over_the_state(
         if not verdict.same:
             wrong.append((verdict, options))
     report(kind, counts, wrong)
+
+
+def unsaved(live: LiveSite) -> Site:
+    """The same site, with nops in its detour for what saves and restores the flags."""
+    site = live.site
+    code = bytearray(site.code)
+    for insn in prologue(site):
+        if insn.mnemonic in {Mnemonic.PUSHFQ, Mnemonic.POPFQ}:
+            code[insn.ip - site.detour] = NOP
+    return replace(site, code=bytes(code))
+
+
+@pytest.mark.parametrize("kind", ["if", "sample"])
+def test_a_missing_pushf_would_be_seen(
+    sites: dict[str, list[tuple[LiveSite, Options]]], kind: str, seed: int
+) -> None:
+    """Where the oracle knows a live flag. Else the tests above would prove nothing."""
+    counts: Counter[str] = Counter()
+    for live, options in sites[kind]:
+        if not saves(live) or live.site.dead == STATUS:
+            continue
+        site = unsaved(live)
+        verdict = emulate(site, seed=seed, states=20, action=Optioned(site, options))
+        if verdict.not_emulated is None:
+            counts["seen" if verdict.differences else "not seen"] += 1
+    log.info("%s: %s", kind, dict(counts))
+    assert counts["seen"] > 50
+    assert counts["seen"] > 0.9 * counts.total()
