@@ -142,8 +142,10 @@ static void djp_mark_landings(struct djp_proof *proof)
 	struct djp_site *site;
 
 	list_for_each_entry(detour, djp_retired_list(), retired_node) {
-		site = djp_site_overlap(detour->back, 1);
-		if (!site || site->dcr.addr == detour->back)
+		unsigned long back = detour->addr + detour->dcr_len;
+
+		site = djp_site_overlap(back, 1);
+		if (!site || site->dcr.addr == back)
 			continue;
 		site->deferred = true;
 		djp_danger_mark_landing(proof, detour, site->dcr.addr);

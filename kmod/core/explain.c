@@ -74,7 +74,7 @@ static void djp_explain_detour(struct djp_explanation *x,
 	if (!detour || !detour->slot.addr)
 		return;
 	x->detour = detour->text;
-	x->len = min(detour->len, sizeof(x->text));
+	x->len = min_t(size_t, detour->len, sizeof(x->text));
 	memcpy(x->insns, detour->insns, sizeof(x->insns));
 	memcpy(x->text, djp_detour_bytes(detour), x->len);
 	memcpy(x->live, x->dcr.text, x->dcr.len);

@@ -45,14 +45,14 @@ static inline int djp_refuse(struct djp_refusal *r, enum djp_reason reason,
 
 /**
  * struct djp_verdict - what can stand at an address
- * @method: how it is probed; DJPROBE_ANY if it can't be
- * @why: why it does not take a plain jump; DJP_OK if it does
- * @offending: the address that stands in the way of one, or 0
+ * @offending: the address that stands in the way of a plain jump, or 0
+ * @method: how it is probed, an enum djprobe_method; DJPROBE_ANY if it can't be
+ * @why: why it does not take a plain jump, an enum djp_reason; DJP_OK if it does
  */
 struct djp_verdict {
-	enum djprobe_method	method;
-	enum djp_reason		why;
-	unsigned long		offending;
+	unsigned long	offending;
+	u8		method;
+	u8		why;
 };
 
 /* What makes an address a branch target. */
@@ -163,44 +163,47 @@ struct djp_action {
  */
 struct djp_slot {
 	unsigned long	addr;
-	u32		size;
-};
+	u16		size;
+} __packed __aligned(2);
 
 /**
  * struct djp_detour - out-of-line code for one site, never changed once written
  *
- * That of a site with a kprobe has no code: it is the list of actions.
+ * That of a site with a kprobe has no code: it is the list of actions. There is one for
+ * each site: what can be smaller is.
  *
  * @code: its code, with what stands before @text, as long as that is not in @slot
- * @size: bytes of it
+ * @retired_node: on the list of retired detours: it is in @slot, then
  * @text: its first instruction
+ * @addr: the insertion address
+ * @seq: djp_sequence of when it was retired
+ * @retired_at: when, in jiffies, as far as they fit
  * @slot: its memory; none if @slot.addr is 0
+ * @size: bytes of the code
  * @len: bytes from @text on
  * @insns: where each displaced instruction begins, in bytes from @text
- * @addr: the insertion address
- * @back: the address that it jumps back to, one behind the DCR
- * @retired_node: on the list of retired detours
  * @offs: where each does in the text, in bytes from @addr; the jump back counts as one
  * @nr_insns: how many
- * @retired_at: when, in jiffies
- * @seq: djp_sequence of then
+ * @dcr_len: bytes of the DCR: behind it is where it goes back to
  * @nr_actions: length of @actions
  */
 struct djp_detour {
-	u8			*code;
-	size_t			size;
+	union {
+		u8			*code;
+		struct list_head	retired_node;
+	};
 	unsigned long		text;
+	unsigned long		addr;
+	u64			seq;
+	u32			retired_at;
 	struct djp_slot		slot;
-	size_t			len;
+	u16			size;
+	u16			len;
 	u16			insns[DJP_JMP32_LEN + 1];
 	u8			offs[DJP_JMP32_LEN + 1];
 	u8			nr_insns;
-	unsigned long		addr;
-	unsigned long		back;
-	struct list_head	retired_node;
-	unsigned long		retired_at;
-	u64			seq;
-	unsigned int		nr_actions;
+	u8			dcr_len;
+	u16			nr_actions;
 	struct djp_action	actions[] __counted_by(nr_actions);
 };
 
@@ -232,17 +235,17 @@ enum djp_state {
  * @probes: struct djprobe.site_node of all its probes, disabled ones too
  * @dcr: what it displaces
  * @verdict: how, and why not by a plain jump
+ * @state: where it is in its life, an enum djp_state
+ * @deferred: the last commit left it in DJP_BYPASS
  * @strays: one for each bit of @dcr.traps, or NULL
  * @kprobe: for method DJPROBE_KPROBE, while it is in use
  * @ban: on kprobes' blacklist from before its bypass until its text is restored
- * @state: where it is in its life
  * @detour: what is in the text now; NULL in DJP_NEW
  * @entry: @detour's first instruction, for the int3 handler
  * @seq: djp_sequence of when it left DJP_NEW
  * @mod: the module that the address is in, or NULL
  * @next: the detour that an update is putting in
  * @touched: on the current update's list
- * @deferred: the last commit left it in DJP_BYPASS
  * @rcu: to free it
  */
 struct djp_site {
@@ -251,18 +254,20 @@ struct djp_site {
 	struct list_head	probes;
 	struct djp_dcr		dcr;
 	struct djp_verdict	verdict;
+	u8			state;
+	bool			deferred;
 	struct djp_stray	*strays;
 	struct djp_kprobe	*kprobe;
 	struct djp_ban		*ban;
-	enum djp_state		state;
 	struct djp_detour	*detour;
 	unsigned long		entry;
 	u64			seq;
 	struct module		*mod;
 	struct djp_detour	*next;
-	struct list_head	touched;
-	bool			deferred;
-	struct rcu_head		rcu;
+	union {
+		struct list_head	touched;
+		struct rcu_head		rcu;
+	};
 };
 
 static inline bool djp_by_jump(const struct djp_site *site)
@@ -350,6 +355,7 @@ int djp_lock_freezable(struct mutex *lock);
 /* core/site.c */
 struct djp_site *djp_site_find(unsigned long addr);
 struct djp_site *djp_site_overlap(unsigned long addr, unsigned int len);
+void djp_sites_exit(void);
 void djp_site_file(struct djp_site *site);
 int djp_probe_attach(struct djprobe *p, struct djp_refusal *refusal);
 void djp_probe_detach(struct djprobe *p);

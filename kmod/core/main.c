@@ -94,8 +94,11 @@ static void __exit djp_exit(void)
 	djp_known_exit();
 	djp_slots_exit();
 	djp_counters_exit();
-	/* Freed sites. */
+	/* Sites and bans that are being freed. */
 	rcu_barrier();
+	djp_sites_exit();
+	djp_bans_exit();
+	djp_detours_exit();
 }
 
 module_init(djp_init);

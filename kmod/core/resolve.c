@@ -18,7 +18,7 @@
  * To look for one name reads a few of the kernel's, but to read all of them once is
  * cheaper for so many.
  */
-#define DJP_PASS_MIN	4096
+#define DJP_PASS_MIN	1024
 
 /**
  * struct djp_match - what a search through the symbols has found

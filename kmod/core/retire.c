@@ -29,6 +29,14 @@ MODULE_PARM_DESC(reclaim_age_ms, "or when one was retired so many milliseconds a
 
 /* The oldest first. djp_mutex guards it. */
 static LIST_HEAD(djp_retired);
+/* How many of them call something. */
+static unsigned long djp_retired_callers;
+
+/* Then it has its own address before its first instruction. */
+static bool djp_calls(const struct djp_detour *detour)
+{
+	return detour->size != detour->len;
+}
 
 /**
  * djp_retired_list() - all retired detours
@@ -50,7 +58,7 @@ struct list_head *djp_retired_list(void)
 long djp_retired_due(void)
 {
 	const struct djp_detour *oldest;
-	unsigned long due;
+	s32 due;
 
 	oldest = list_first_entry_or_null(&djp_retired, struct djp_detour,
 					  retired_node);
@@ -59,9 +67,9 @@ long djp_retired_due(void)
 	if (djp_stats.detours_retired >= READ_ONCE(djp_reclaim_batch) ||
 	    !djp_stats.sites)
 		return 0;
-	due = oldest->retired_at +
-		msecs_to_jiffies(READ_ONCE(djp_reclaim_age_ms));
-	return max_t(long, due - jiffies, 0);
+	/* As far as they fit. */
+	due = oldest->retired_at + (u32)msecs_to_jiffies(READ_ONCE(djp_reclaim_age_ms)) - (u32)jiffies;
+	return max(due, 0);
 }
 
 /**
@@ -79,6 +87,7 @@ void djp_retire(struct djp_detour *detour)
 	detour->retired_at = jiffies;
 	list_add_tail(&detour->retired_node, &djp_retired);
 	djp_stats.detours_retired++;
+	djp_retired_callers += djp_calls(detour);
 	djp_stats.detour_bytes_live -= detour->slot.size;
 	djp_stats.detour_bytes_retired += detour->slot.size;
 	djp_sweep_soon();
@@ -127,9 +136,13 @@ void djp_reclaim(struct list_head *detours, long patience)
 	}
 	list_for_each_entry_safe(detour, tmp, detours, retired_node) {
 		djp_stats.detours_retired--;
+		djp_retired_callers -= djp_calls(detour);
 		djp_stats.detour_bytes_retired -= detour->slot.size;
 		djp_stats.detour_bytes_live += detour->slot.size;
 		djp_stats.detours_reclaimed++;
+		/* In place of the list: it has been written. */
+		list_del(&detour->retired_node);
+		detour->code = NULL;
 		djp_detour_free(detour);
 		module_put(THIS_MODULE);
 	}
@@ -149,6 +162,8 @@ void djp_retired_silence(void)
 	bool cleared = false;
 	unsigned int i;
 
+	if (!djp_retired_callers)
+		return;
 	list_for_each_entry(detour, &djp_retired, retired_node) {
 		for (i = 0; i < detour->nr_actions; i++) {
 			struct djprobe *p = detour->actions[i].handler_of;

@@ -49,6 +49,9 @@ struct djp_stats djp_stats;
 /* Counts sites that came into bypass and detours that were retired. */
 u64 djp_sequence;
 
+/* Of their size: the next power of two is a third more. */
+static struct kmem_cache *djp_site_cache;
+
 /**
  * djp_site_find() - the site at an address
  * @addr: an insertion address
@@ -201,13 +204,17 @@ static struct djp_site *djp_site_get(unsigned long addr,
 
 	if (djp_pin_module(addr, &mod, refusal))
 		return NULL;
-	site = kzalloc(sizeof(*site), GFP_KERNEL);
+	if (!djp_site_cache)
+		djp_site_cache = KMEM_CACHE(djp_site, 0);
+	site = djp_site_cache ?
+		kmem_cache_zalloc(djp_site_cache, GFP_KERNEL) : NULL;
 	ret = site ? djp_site_check(site, addr, mod, want, refusal) :
 		     djp_refuse(refusal, DJP_NO_MEMORY, addr);
 	/* From here on djp_module_gone() looks after it. */
 	djp_unpin_module(mod);
 	if (ret) {
-		kfree(site);
+		if (site)
+			kmem_cache_free(djp_site_cache, site);
 		return NULL;
 	}
 	site->mod = mod;
@@ -225,7 +232,17 @@ static void djp_site_free(struct rcu_head *head)
 	struct djp_site *site = container_of(head, struct djp_site, rcu);
 
 	kfree(site->strays);
-	kfree(site);
+	kmem_cache_free(djp_site_cache, site);
+}
+
+/**
+ * djp_sites_exit() - free what sites were made of
+ *
+ * Context: module unload; no site is left, and none is being freed.
+ */
+void djp_sites_exit(void)
+{
+	kmem_cache_destroy(djp_site_cache);
 }
 
 /**

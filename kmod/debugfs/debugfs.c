@@ -166,7 +166,7 @@ static int djp_probes_show(struct seq_file *m, void *v)
 	seq_printf(m, " %s", djp_reason_code(site ? site->verdict.why :
 					     DJP_GONE));
 	if (site && site->detour && site->detour->slot.addr)
-		seq_printf(m, " 0x%016lx+%zu\n", site->detour->text,
+		seq_printf(m, " 0x%016lx+%u\n", site->detour->text,
 			   site->detour->len);
 	else
 		seq_puts(m, " -\n");

@@ -26,11 +26,22 @@
  */
 struct djp_ban {
 	struct kprobe_blacklist_entry	entry;
-	struct llist_node		leaving;
-	struct rcu_head			rcu;
+	union {
+		struct llist_node	leaving;
+		struct rcu_head		rcu;
+	};
 };
 
 static LLIST_HEAD(djp_bans_leaving);
+
+/* Of their size: there is one for each jump. */
+static struct kmem_cache *djp_ban_cache;
+
+static void djp_ban_free(struct rcu_head *head)
+{
+	kmem_cache_free(djp_ban_cache,
+			container_of(head, struct djp_ban, rcu));
+}
 
 /**
  * djp_ban_alloc() - prepare to keep kprobes out of a site
@@ -43,7 +54,10 @@ int djp_ban_alloc(struct djp_site *site)
 {
 	if (site->ban || !djp_by_jump(site) || !djp_k.kprobe_blacklist)
 		return 0;
-	site->ban = kzalloc(sizeof(*site->ban), GFP_KERNEL);
+	if (!djp_ban_cache)
+		djp_ban_cache = KMEM_CACHE(djp_ban, 0);
+	if (djp_ban_cache)
+		site->ban = kmem_cache_zalloc(djp_ban_cache, GFP_KERNEL);
 	return site->ban ? 0 : -ENOMEM;
 }
 
@@ -78,7 +92,7 @@ static void djp_bans_leave(struct work_struct *work)
 		list_del_rcu(&ban->entry.list);
 	mutex_unlock(djp_k.kprobe_mutex);
 	llist_for_each_entry_safe(ban, tmp, leaving, leaving)
-		kfree_rcu(ban, rcu);
+		call_rcu(&ban->rcu, djp_ban_free);
 }
 
 static DECLARE_WORK(djp_bans_work, djp_bans_leave);
@@ -122,10 +136,10 @@ void djp_ban_lift(struct djp_site *site, bool locked)
 		return;
 	site->ban = NULL;
 	if (!ban->entry.end_addr) {
-		kfree(ban);
+		kmem_cache_free(djp_ban_cache, ban);
 	} else if (locked) {
 		list_del_rcu(&ban->entry.list);
-		kfree_rcu(ban, rcu);
+		call_rcu(&ban->rcu, djp_ban_free);
 	} else {
 		llist_add(&ban->leaving, &djp_bans_leaving);
 		djp_text_queue(&djp_bans_work);
@@ -145,4 +159,14 @@ bool djp_ban_is(const struct kprobe_blacklist_entry *entry)
 	const struct djp_site *site = djp_site_find(entry->start_addr - 1);
 
 	return site && site->ban && entry == &site->ban->entry;
+}
+
+/**
+ * djp_bans_exit() - free what bans were made of
+ *
+ * Context: module unload; none is left, and none is being freed.
+ */
+void djp_bans_exit(void)
+{
+	kmem_cache_destroy(djp_ban_cache);
 }

@@ -277,18 +277,34 @@ static unsigned int djp_active(const struct djp_site *site, bool *handlers)
 	return nr;
 }
 
+/* Most have one action: a cache of that size. */
+static struct kmem_cache *djp_detour_cache;
+
+static struct djp_detour *djp_detour_alloc(unsigned int nr)
+{
+	struct djp_detour *detour;
+
+	if (nr > 1)
+		return nr > U16_MAX ? NULL :
+			kzalloc(struct_size(detour, actions, nr), GFP_KERNEL);
+	if (!djp_detour_cache)
+		djp_detour_cache = kmem_cache_create("djp_detour",
+						     struct_size(detour, actions, 1),
+						     0, 0, NULL);
+	return djp_detour_cache ?
+		kmem_cache_zalloc(djp_detour_cache, GFP_KERNEL) : NULL;
+}
+
 static struct djp_detour *djp_detour_describe(const struct djp_site *site,
 					      unsigned int nr)
 {
-	struct djp_detour *detour;
+	struct djp_detour *detour = djp_detour_alloc(nr);
 	struct djprobe *p;
 
-	detour = kzalloc(struct_size(detour, actions, nr), GFP_KERNEL);
 	if (!detour)
 		return NULL;
-	INIT_LIST_HEAD(&detour->retired_node);
 	detour->addr = site->dcr.addr;
-	detour->back = site->dcr.addr + site->dcr.len;
+	detour->dcr_len = site->dcr.len;
 	detour->nr_actions = nr;
 	nr = 0;
 	list_for_each_entry(p, &site->probes, site_node) {
@@ -341,6 +357,8 @@ struct djp_detour *djp_detour_build(const struct djp_site *site,
 	/* Once for its length, which does not depend on where it is. */
 	djp_emit_all(&code, detour, &site->dcr, handlers);
 	header = code.len - detour->len;
+	if (code.len > U16_MAX / 2)	/* half a chunk; sizes have to fit */
+		goto fail;
 	text = djp_slot_alloc(&detour->slot, &site->dcr, header, detour->len,
 			      handlers);
 	if (!text)
@@ -443,5 +461,18 @@ void djp_detour_free(struct djp_detour *detour)
 	if (detour->slot.addr)
 		djp_slot_free(&detour->slot);
 	kfree(detour->code);
-	kfree(detour);
+	if (detour->nr_actions > 1)
+		kfree(detour);
+	else
+		kmem_cache_free(djp_detour_cache, detour);
+}
+
+/**
+ * djp_detours_exit() - free what detours were made of
+ *
+ * Context: module unload; no detour is left.
+ */
+void djp_detours_exit(void)
+{
+	kmem_cache_destroy(djp_detour_cache);
 }

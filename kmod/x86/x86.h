@@ -126,6 +126,7 @@ void djp_detour_put(struct djp_detour *detour);
 void djp_detour_scrub(const struct djp_detour *detour);
 void djp_detour_silence(struct djp_detour *detour);
 void djp_detour_free(struct djp_detour *detour);
+void djp_detours_exit(void);
 
 /* x86/patch.c */
 
@@ -178,6 +179,7 @@ void djp_ban_set(struct djp_site *site);
 int djp_ban_settle(void);
 void djp_ban_lift(struct djp_site *site, bool locked);
 bool djp_ban_is(const struct kprobe_blacklist_entry *entry);
+void djp_bans_exit(void);
 
 /* x86/trap.c */
 int djp_trap_init(void);

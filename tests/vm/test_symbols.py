@@ -13,7 +13,7 @@ from pyctl.errors import RefusedError
 pytestmark = pytest.mark.vm
 
 #: More than are looked for one by one (DJP_PASS_MIN in kmod/core/resolve.c).
-MANY = 5000
+MANY = 3000
 FEW = 50
 SEED = 5
 FTRACE = "/sys/kernel/tracing/available_filter_functions"
