@@ -310,7 +310,7 @@ def _use_cpus(transport: Transport, *, spare: int = 0) -> None:
 @dataclass(frozen=True)
 class Places:
     """Addresses to hold a task at: in the JTPR, where its second instruction begins; in the
-    detour behind its first byte, before it has counted; in the detour at the copy of that
+    detour at its first instruction, before it has counted; in the detour at the copy of that
     second instruction."""
 
     jtpr: int
@@ -324,4 +324,4 @@ def places(control: Control, target: str) -> Places:
     if found.address is None or found.detour is None or len(found.entries) < 2:
         raise OracleError(f"{target}: no detour of two instructions: {found}")
     second = found.entries[1]
-    return Places(found.address + second.offset, found.detour.address + 1, second.address)
+    return Places(found.address + second.offset, found.detour.address, second.address)
