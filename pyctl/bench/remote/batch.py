@@ -36,7 +36,7 @@ PAGE = 4096
 #: Why a site that a judgement promised can be refused all the same: its detour has to be out
 #: of reach, or another one is too near. How many may be.
 PASSED_OVER = (errno.ERANGE, errno.EBUSY)
-MOST_REFUSED = 50
+MOST_REFUSED = 20
 #: As long as the longest commit, and then what is done in the background.
 SWITCH_SECONDS = 60.0
 
