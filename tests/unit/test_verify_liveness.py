@@ -186,7 +186,7 @@ def part(addresses: Sequence[int], said: Sequence[int]) -> TextPart:
 
 def test_every_wrong_claim_is_told() -> None:
     made, addresses = oracle(("asm", ["ffc0", ADC, CMP, JE, RET]))
-    right = [SiteFlag.FLAGS_DEAD_BUT_CARRY, SiteFlag.FLAGS_DEAD, 96, 0, 0]
+    right = [SiteFlag.FLAGS_DEAD_BUT_CARRY, SiteFlag.FLAGS_DEAD_BUT_CARRY, 96, 0, 0]
     judged = judge([part(addresses, right)], made)
     assert judged.wrong == ()
     assert (judged.sites, judged.claimed, judged.carry_claimed) == (5, 3, 1)
