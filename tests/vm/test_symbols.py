@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from pyctl import Guest, Probes, Reason
-from pyctl.errors import RefusedError
+from pyctl.errors import ControlError
 
 pytestmark = pytest.mark.vm
 
@@ -73,7 +73,7 @@ def _first_refused(probes: Probes, symbols: Symbols, names: Sequence[str]) -> in
     """The index of the first that takes no probe; None if all are added."""
     try:
         probes.add_many([f"{symbols.address(name):#x}" for name in names])
-    except RefusedError as error:
+    except ControlError as error:
         return (error.line or 1) - 1
     return None
 
@@ -93,6 +93,7 @@ def test_addresses_are_those_of_kallsyms(
     assert {name: d for name, d in off.items() if d not in (0, 4)} == {}
 
 
+@pytest.mark.usefixtures("targets")
 @pytest.mark.parametrize("count", [FEW, MANY])
 def test_offsets_modules_and_the_same_name_twice(
     watched: Guest, probes: Probes, symbols: Symbols, accepted: list[str], count: int
@@ -101,7 +102,6 @@ def test_offsets_modules_and_the_same_name_twice(
     names = accepted[: count - 4]
     first = names[0]
     targets = [*names, f"{first}+5", f"{first}+0x5", "djp_test:djp_test_plain", "djp_test_plain"]
-    watched.load_extra("djp_test")
     probes.add_many(targets, names=[f"s{n}" for n in range(count)])
     rows = {row.name: row.address for row in probes.list()}
     last = [rows[f"s{n}"] for n in range(count - 4, count)]
@@ -122,7 +122,7 @@ def test_the_line_that_is_wrong_is_named(
     ):
         at = count // 2
         targets = [*names[:at], wrong, *names[at:]]
-        with pytest.raises(RefusedError) as caught:
+        with pytest.raises(ControlError) as caught:
             probes.add_many(targets, names=[f"s{n}" for n in range(len(targets))])
         assert (caught.value.line, caught.value.reason) == (at + 1, reason)
         assert probes.list() == []
