@@ -78,14 +78,3 @@ def test_plain_jumps_reach_their_operands_beside_detours_far_below(
     probes.add_many([f"{address:#x}" for address in plain])
     methods = {row.address: row.method for row in probes.list()}
     assert {methods[address] for address in plain} == {MethodCode.JUMP.word}
-
-
-def test_the_census_knows_what_is_in_reach(
-    watched: Guest, probes: Probes, kernel: TextPart
-) -> None:
-    """Jumps with int3s in them, too: what it says of such a site is what a probe gets."""
-    sites = apart(kernel.address[per_cpu(kernel) & (kernel.method == MethodCode.JUMP_INT3)], 2000)
-    assert sites
-    probes.add_many([f"{address:#x}" for address in sites])
-    others = {row.address: row.method for row in probes.list() if row.method != "jump+int3"}
-    assert others == {}
