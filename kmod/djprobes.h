@@ -24,8 +24,9 @@ struct djp_site;
  * typedef djprobe_handler_t - called when a probed instruction is reached
  * @p: the probe
  * @regs: registers as they were at the probed instruction; @regs->ip is its
- *	address. Changes to general registers and flags take effect; changes to
- *	ip and sp do not.
+ *	address. Changes to general registers and to status flags that are read
+ *	before they are written again take effect, without DJPROBE_FLAG_READ_ONLY;
+ *	other changes do not.
  *
  * Context: that of the probed code (task, softirq, hardirq or NMI), with
  * preemption disabled. Must not sleep and must not use the FPU. If the handler
@@ -38,6 +39,8 @@ typedef void (*djprobe_handler_t)(struct djprobe *p, struct pt_regs *regs);
 #define DJPROBE_FLAG_DISABLED	0x1
 /* The module it was in is gone. Only unregister_djprobe() is left to do. */
 #define DJPROBE_FLAG_GONE	0x2
+/* The handler only reads its pt_regs: what it changes there may be lost. It is cheaper. */
+#define DJPROBE_FLAG_READ_ONLY	0x4
 
 /**
  * enum djprobe_method - how a probe takes control
@@ -64,7 +67,7 @@ enum djprobe_method {
  * @addr: where to probe; filled in if @symbol_name was given. At an ftrace site
  *	this moves behind the site's 5 bytes
  * @handler: NULL to do no more than count
- * @flags: DJPROBE_FLAG_*. DJPROBE_FLAG_DISABLED may be set before registering
+ * @flags: DJPROBE_FLAG_*. DISABLED and READ_ONLY may be set before registering
  * @method: the only one that will do, or DJPROBE_ANY
  * @missed: handler calls that were refused as recursion
  * @name: private

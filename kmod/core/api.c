@@ -57,7 +57,8 @@ static int djp_register_claim(struct djprobe **ps, int num, int *claimed,
 		struct djprobe *p = ps[*claimed];
 
 		refusal->index = *claimed;
-		if ((p->flags & ~DJPROBE_FLAG_DISABLED) ||
+		if ((p->flags & ~(DJPROBE_FLAG_DISABLED |
+				  DJPROBE_FLAG_READ_ONLY)) ||
 		    p->method >= DJPROBE_NR_METHODS || p->options ||
 		    !p->symbol_name == !p->addr)
 			return djp_refuse(refusal, DJP_SYNTAX, 0);

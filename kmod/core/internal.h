@@ -116,6 +116,7 @@ struct djp_insn {
  * @nr_insns: how many instructions; padding that nothing reaches is not counted
  * @traps: bit k: control comes in at byte k too, and an int3 stands there
  * @live: status flags that may be read from here on, DJP_FLAG_*
+ * @calm: AC and DF are clear here
  * @insns: the instructions
  * @text: the original bytes
  */
@@ -125,6 +126,7 @@ struct djp_dcr {
 	u8		nr_insns;
 	u8		traps;
 	u8		live;
+	bool		calm;
 	struct djp_insn	insns[DJP_JMP32_LEN];
 	u8		text[DJP_DCR_MAX];
 };
@@ -138,8 +140,8 @@ static inline bool djp_ends_region(const struct djp_insn *insn)
 /**
  * struct djp_action - what a detour does for one probe
  * @counter: incremented at each hit
- * @handler_of: the probe whose handler is called; NULL if there is none, or
- *	once the probe is on its way out. Read under preempt_disable()
+ * @handler_of: the probe whose handler is called, or NULL if it has none; djp_nobody
+ *	once the probe is on its way out. Read with preemption disabled
  */
 struct djp_action {
 	struct djp_counter	*counter;

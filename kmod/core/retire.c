@@ -172,7 +172,7 @@ void djp_retired_silence(void)
 						DJPROBE_FLAG_GONE |
 						DJP_PROBE_LEAVING)))
 				continue;
-			WRITE_ONCE(detour->actions[i].handler_of, NULL);
+			djp_silence(&detour->actions[i]);
 			cleared = true;
 		}
 	}

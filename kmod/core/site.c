@@ -28,8 +28,8 @@
  *
  * What is swapped out is retired: nothing reaches it any more, but tasks may
  * stand in it or return to it. djp_commit() frees it after a quiescence. Handlers
- * need not wait for that: clearing an action's handler_of and an RCU grace period
- * are enough, see x86/dispatch.c.
+ * need not wait for that: djp_silence() and an RCU grace period are enough, see
+ * x86/dispatch.c.
  *
  * djp_mutex guards all of this. The int3 handler reads the hash and @entry
  * without it.

@@ -57,13 +57,14 @@ static void djp_bench_on_djprobe(struct djprobe *p, struct pt_regs *regs)
 	this_cpu_inc(djp_bench_hits);
 }
 
-static int djp_bench_attach_djprobe(unsigned long addr)
+static int djp_bench_attach_djprobe_as(unsigned long addr, unsigned int flags)
 {
 	int ret;
 
 	memset(&djp_bench_djprobe, 0, sizeof(djp_bench_djprobe));
 	djp_bench_djprobe.addr = (void *)addr;
 	djp_bench_djprobe.handler = djp_bench_on_djprobe;
+	djp_bench_djprobe.flags = flags;
 	ret = register_djprobe(&djp_bench_djprobe);
 	if (ret)
 		return ret;
@@ -72,6 +73,16 @@ static int djp_bench_attach_djprobe(unsigned long addr)
 		return 0;
 	unregister_djprobe(&djp_bench_djprobe);
 	return ret < 0 ? ret : -EAGAIN;
+}
+
+static int djp_bench_attach_djprobe(unsigned long addr)
+{
+	return djp_bench_attach_djprobe_as(addr, 0);
+}
+
+static int djp_bench_attach_reader(unsigned long addr)
+{
+	return djp_bench_attach_djprobe_as(addr, DJPROBE_FLAG_READ_ONLY);
 }
 
 static void djp_bench_detach_djprobe(unsigned long addr)
@@ -209,6 +220,7 @@ static void djp_bench_detach_fprobe(unsigned long addr)
 
 static const struct djp_bench_peer djp_bench_peers[] = {
 	{ "djprobe", djp_bench_attach_djprobe, djp_bench_detach_djprobe },
+	{ "reader", djp_bench_attach_reader, djp_bench_detach_djprobe },
 	{ "kprobe", djp_bench_attach_kprobe, djp_bench_detach_kprobe },
 	{ "stepped", djp_bench_attach_stepped, djp_bench_detach_kprobe },
 	{ "ftrace", djp_bench_attach_ftrace, djp_bench_detach_ops },

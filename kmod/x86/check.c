@@ -305,6 +305,7 @@ enum djprobe_method djp_judge(const struct djp_place *place, unsigned long addr,
 	dcr->nr_insns = 0;
 	dcr->traps = 0;
 	dcr->live = DJP_FLAGS_ALL;
+	dcr->calm = false;
 	djp_say(v, DJPROBE_ANY, DJP_OK, 0);
 	if (place->bar != DJP_OK)
 		return djp_say(v, DJPROBE_ANY, place->bar, addr);
@@ -330,6 +331,7 @@ enum djprobe_method djp_judge(const struct djp_place *place, unsigned long addr,
 		return djp_say(v, DJPROBE_ANY, reason, where);
 	}
 	dcr->live = djp_live_flags(place, addr, &by);
+	dcr->calm = djp_is_calm(place);
 	return djp_judge_jump(place, dcr, v);
 }
 

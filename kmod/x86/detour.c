@@ -13,19 +13,19 @@
 #include <linux/percpu.h>
 #include <linux/slab.h>
 #include <linux/string.h>
-#include <asm/cpufeature.h>
 #include <asm/segment.h>
 
 #include "x86/emit.h"
+#include "x86/entry.h"
 #include "x86/flags.h"
 #include "x86/x86.h"
 
 #define DJP_CALL32	0xe8
 #define DJP_PUSH_IMM32	0x68
-#define DJP_CLAC_LEN	3
 /* lea 16(%rsp),%rsp: add would change the flags. */
 #define DJP_DROP2	"\x48\x8d\x64\x24\x10"
-#define DJP_DROP2_LEN	5
+#define DJP_DROP5	"\x48\x8d\x64\x24\x28"
+#define DJP_DROP_LEN	5
 
 /*
  * The longest that a region becomes: five instructions, each 10 bytes (a call) or
@@ -35,7 +35,7 @@
 
 /* With its own pointer and the call of the handlers. */
 #define DJP_DETOUR_MAX(nr_actions) \
-	(sizeof(void *) + DJP_CALL_LEN + 2 * DJP_DROP2_LEN + 1 + \
+	(DJP_RET_TO_HEADER_ONE + 2 * DJP_DROP_LEN + 1 + \
 	 (nr_actions) * DJP_INLINE_MAX + DJP_REGION_MAX)
 
 /* A jump or call; false if the target is out of reach. */
@@ -179,20 +179,6 @@ static bool djp_emit_region(struct djp_code *code, const struct djp_dcr *dcr,
 	return ok & djp_emit_rel32(code, DJP_JMP32, dcr->addr + dcr->len);
 }
 
-/*
- * Between stac and clac the kernel calls nothing, and a switch of tasks does not save
- * AC (__switch_to_asm, arch/x86/entry/entry_64.S, v6.1). A handler may do anything, as
- * in an exception: those close access to user memory too.
- */
-static void djp_emit_clac(struct djp_code *code)
-{
-	static const u8 clac[DJP_CLAC_LEN] = { 0x0f, 0x01, 0xca };
-	static const u8 nop[DJP_CLAC_LEN] = { 0x0f, 0x1f, 0x00 };
-
-	djp_emit(code, boot_cpu_has(X86_FEATURE_SMAP) ? clac : nop,
-		 DJP_CLAC_LEN);
-}
-
 /* Is it done by djp_run_actions(), and not in the detour? */
 static bool djp_is_called(const struct djp_action *action)
 {
@@ -207,8 +193,11 @@ static bool djp_must_keep_flags(const struct djp_detour *detour,
 	unsigned int i;
 
 	for (i = 0; i < detour->nr_actions; i++) {
-		if (djp_is_called(&detour->actions[i]) ||
-		    djp_inline_writes(detour->actions[i].counter) & dcr->live)
+		const struct djp_action *action = &detour->actions[i];
+
+		/* C code changes all of them; and before it AC and DF are cleared. */
+		if (djp_is_called(action) ? dcr->live || !dcr->calm :
+		    djp_inline_writes(action->counter) & dcr->live)
 			return true;
 	}
 	return false;
@@ -217,23 +206,34 @@ static bool djp_must_keep_flags(const struct djp_detour *detour,
 /* Is a handler all that there is to do? */
 static bool djp_is_one(const struct djp_detour *detour)
 {
-	return detour->nr_actions == 1 && detour->actions[0].handler_of;
+	return detour->nr_actions == 1 && detour->actions[0].handler_of &&
+		djp_counter_near(detour->actions[0].counter);
+}
+
+static enum djp_entry djp_entry_of(const struct djp_detour *detour,
+				   const struct djp_dcr *dcr)
+{
+	if (!djp_is_one(detour))
+		return DJP_ENTRY_ACTIONS;
+	if (detour->actions[0].handler_of->flags & DJPROBE_FLAG_READ_ONLY)
+		return dcr->calm ? DJP_ENTRY_READER_CALM : DJP_ENTRY_READER;
+	return dcr->calm ? DJP_ENTRY_HANDLER_CALM : DJP_ENTRY_HANDLER;
 }
 
 /* See x86/entry.S. */
-static bool djp_emit_call(struct djp_code *code, const struct djp_detour *detour)
+static bool djp_emit_call(struct djp_code *code, const struct djp_detour *detour,
+			  const struct djp_dcr *dcr)
 {
 	/* push %rsp; push (%rsp); pushfq */
 	djp_emit(code, "\x54\xff\x34\x24\x9c", 5);
-	/* C code wants the direction flag clear; memmove() sets it. */
-	djp_emit1(code, 0xfc);
-	djp_emit_clac(code);
+	if (djp_is_one(detour))
+		djp_inline(code, detour->actions[0].counter);
 	djp_emit1(code, 0x6a);		/* push */
 	djp_emit1(code, __KERNEL_CS);
 	djp_emit1(code, DJP_PUSH_IMM32);
 	djp_emit32(code, detour->addr);
 	return djp_emit_rel32(code, DJP_CALL32,
-			      djp_entry_address(djp_is_one(detour)));
+			      djp_entry_address(djp_entry_of(detour, dcr)));
 }
 
 static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
@@ -247,8 +247,9 @@ static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
 		djp_emit(code, &detour, sizeof(detour));
 	detour->text = code->base + code->len;
 	if (calls) {
-		ok &= djp_emit_call(code, detour);
-		djp_emit(code, DJP_DROP2, DJP_DROP2_LEN);	/* ip, cs */
+		ok &= djp_emit_call(code, detour, dcr);
+		/* ip, cs; or flags, sp and ss too */
+		djp_emit(code, keep ? DJP_DROP2 : DJP_DROP5, DJP_DROP_LEN);
 	} else if (keep) {
 		djp_emit1(code, DJP_PUSHFQ);
 	}
@@ -258,8 +259,8 @@ static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
 	}
 	if (keep)
 		djp_emit1(code, DJP_POPFQ);
-	if (calls)
-		djp_emit(code, DJP_DROP2, DJP_DROP2_LEN);	/* sp, ss */
+	if (calls && keep)
+		djp_emit(code, DJP_DROP2, DJP_DROP_LEN);	/* sp, ss */
 	ok &= djp_emit_region(code, dcr, detour);
 	detour->len = code->base + code->len - detour->text;
 	return ok;
@@ -441,7 +442,7 @@ void djp_detour_silence(struct djp_detour *detour)
 	unsigned int i;
 
 	for (i = 0; detour && i < detour->nr_actions; i++)
-		WRITE_ONCE(detour->actions[i].handler_of, NULL);
+		djp_silence(&detour->actions[i]);
 }
 
 /**

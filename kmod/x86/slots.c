@@ -107,8 +107,8 @@ static void djp_fit_init(struct djp_fit *fit, const struct djp_dcr *dcr,
 	djp_fit_reach(fit, dcr->addr);
 	djp_fit_reach(fit, dcr->addr + dcr->len);
 	if (calls) {
-		djp_fit_reach(fit, djp_entry_address(false));
-		djp_fit_reach(fit, djp_entry_address(true));
+		djp_fit_reach(fit, djp_entry_address(DJP_ENTRY_HANDLER));
+		djp_fit_reach(fit, (unsigned long)djp_entries_end);
 	}
 	for (i = 0; i < dcr->nr_insns; i++) {
 		unsigned long to;
@@ -427,7 +427,7 @@ bool djp_slot_possible(const struct djp_dcr *dcr)
  * @dcr: what the detour is of; the jump to it has the int3s that are @traps of it
  * @header: bytes before its first instruction
  * @len: bytes from there on
- * @calls: it calls djp_handler_entry()
+ * @calls: it calls djp_handler_entry() or one of its kind
  *
  * Context: djp_mutex held, may sleep.
  * Return: where its first instruction has to be; 0 for want of memory in the right

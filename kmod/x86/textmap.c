@@ -63,10 +63,13 @@ static bool djp_map_symbol(struct djp_textmap *map, unsigned long start,
 			 * Data between the code, perhaps. No site from here on,
 			 * but any branch that the rest may hold counts.
 			 */
+			if (!lost)
+				djp_stir_note(map, addr, NULL);
 			lost = true;
 			addr++;
 			continue;
 		}
+		djp_stir_note(map, addr, &insn);
 		if (!lost)
 			__set_bit(addr - map->start, map->insns);
 		djp_insn_reach(&insn, addr + len, &reach);
@@ -137,6 +140,7 @@ static void djp_textmap_free(struct djp_textmap *map)
 	kvfree(map->insns);
 	kvfree(map->targets);
 	kvfree(map->reserved);
+	kfree(map->stirs);
 	kfree(map);
 }
 

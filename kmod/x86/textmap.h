@@ -24,6 +24,8 @@
  * @insns: a bit a byte: an instruction starts here
  * @targets: a bit a byte: something can branch here
  * @reserved: a bit a byte: a jump label or a static call, which the kernel patches
+ * @stirs: where AC or DF may be set, in bytes from @start; sorted
+ * @nr_stirs: how many; see x86/calm.c
  * @build_ns: how long it took to make
  * @smp_locks: there are lock prefixes in it that the kernel patches when a second
  *	CPU comes
@@ -39,6 +41,8 @@ struct djp_textmap {
 	unsigned long		*insns;
 	unsigned long		*targets;
 	unsigned long		*reserved;
+	u32			*stirs;
+	unsigned int		nr_stirs;
 	u64			build_ns;
 	bool			smp_locks;
 	unsigned int		untraced;
@@ -115,6 +119,10 @@ void djp_find_pointers(const struct djp_textmap *map,
 		       void (*found)(void *data, unsigned long at,
 				     unsigned long to),
 		       void *data);
+
+/* x86/calm.c */
+void djp_stir_note(struct djp_textmap *map, unsigned long addr,
+		   const struct insn *insn);
 
 /* x86/indirect.c */
 unsigned long djp_untraced_jump(const struct djp_textmap *map,

@@ -2,6 +2,7 @@
 #ifndef _DJP_X86_H
 #define _DJP_X86_H
 
+#include <linux/percpu.h>
 #include <linux/types.h>
 
 #include "core/internal.h"
@@ -115,6 +116,9 @@ unsigned long djp_kprobe_near(unsigned long addr, unsigned int len);
 u8 djp_live_flags(const struct djp_place *place, unsigned long addr,
 		  unsigned long *by);
 
+/* x86/calm.c */
+bool djp_is_calm(const struct djp_place *place);
+
 /* x86/slots.c */
 bool djp_slot_possible(const struct djp_dcr *dcr);
 unsigned long djp_slot_alloc(struct djp_slot *slot, const struct djp_dcr *dcr,
@@ -123,13 +127,6 @@ void djp_slot_free(const struct djp_slot *slot);
 void djp_slots_exit(void);
 
 /* x86/detour.c */
-
-/*
- * A detour that calls: its own pointer, the instructions up to the call (see
- * djp_emit_call()), and the return address.
- */
-#define DJP_CALL_LEN		21
-#define DJP_RET_TO_HEADER	(sizeof(struct djp_detour *) + DJP_CALL_LEN)
 
 struct djp_detour *djp_detour_build(const struct djp_site *site,
 				    struct djp_refusal *refusal);
@@ -205,14 +202,38 @@ void djp_strays_enter(struct djp_site *site, const struct djp_detour *detour);
 int djp_int3_notify(struct notifier_block *nb, unsigned long val, void *data);
 
 /* x86/entry.S, x86/dispatch.c */
+struct djp_begun;
+
+enum djp_entry {
+	DJP_ENTRY_HANDLER,
+	DJP_ENTRY_HANDLER_CALM,
+	DJP_ENTRY_READER,
+	DJP_ENTRY_READER_CALM,
+	DJP_ENTRY_ACTIONS,
+};
+
 asmlinkage void djp_handler_entry(void);
+asmlinkage void djp_handler_entry_calm(void);
+asmlinkage void djp_reader_entry(void);
+asmlinkage void djp_reader_entry_calm(void);
 asmlinkage void djp_actions_entry(void);
 extern const u8 djp_entries_end[];
+extern struct djprobe djp_nobody;
+DECLARE_PER_CPU(unsigned long, djp_running);
 bool djp_is_handler_entry(unsigned long addr);
-unsigned long djp_entry_address(bool one);
+unsigned long djp_entry_address(enum djp_entry entry);
 asmlinkage void djp_dispatch(struct pt_regs *regs, unsigned long ret);
-asmlinkage void djp_dispatch_one(struct pt_regs *regs, unsigned long ret);
+asmlinkage void djp_dispatch_nested(const struct djp_begun *begun,
+				    struct pt_regs *regs);
+asmlinkage void djp_resched(void);
 void djp_run_actions(const struct djp_detour *detour, struct pt_regs *regs,
 		     bool count_all);
+
+/* No handler is called any more; those that run may go on until synchronize_rcu(). */
+static inline void djp_silence(struct djp_action *action)
+{
+	if (action->handler_of)
+		WRITE_ONCE(action->handler_of, &djp_nobody);
+}
 
 #endif /* _DJP_X86_H */

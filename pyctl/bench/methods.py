@@ -88,8 +88,8 @@ def _count(
     )
 
 
-def _handler(name: str, what: str, function: str) -> Method:
-    return Method(name, what, Kind.OURS, Way.PEER, function, "djprobe", JUMP)
+def _handler(name: str, what: str, function: str, words: str = "djprobe") -> Method:
+    return Method(name, what, Kind.OURS, Way.PEER, function, words, JUMP)
 
 
 def _peer(
@@ -129,8 +129,11 @@ METHODS: tuple[Method, ...] = (
     _count("count-by-comm", "for each task name", "count by=comm"),
     _count("count-once", "one hit, then not taken out yet", "count once", expected=one_of),
     _count("count-int3", "method int3", "count method=int3", first=INT3),
-    _handler("handler", "a handler in C", "dead"),
-    _handler("handler-entry", "the same at a function's entry", "entry"),
+    _handler("handler", "a handler in C", "calm"),
+    _handler("handler-reads", "one that only reads its registers", "calm", "reader"),
+    _handler("handler-entry", "a handler at a function's entry", "entry"),
+    _handler("handler-asm", "in assembler: AC or DF may be set", "dead"),
+    _handler("handler-live", "where the flags are live, too", "live"),
     _peer(
         "kprobe-stepped",
         "with a post_handler: single-stepped",
