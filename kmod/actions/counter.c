@@ -266,8 +266,7 @@ static bool djp_needs_c(const struct djp_counter *counter)
 	const struct djp_options *o = &counter->extra->options;
 
 	/* %sp is not what it was once flags or a register are pushed. */
-	return !counter->block->near || counter->extra->map ||
-		o->cond.deref || o->hist.deref ||
+	return !counter->block->near || o->cond.deref || o->hist.deref ||
 		(o->cond.size && o->cond.reg == DJP_REG_SP) ||
 		(o->hist.size && o->hist.reg == DJP_REG_SP);
 }

@@ -2,7 +2,7 @@
 /*
  * Detours: generated per site, for what its probes need.
  *
- *	[pointer to the detour]		if something is called
+ *	[pointer to the detour]		if something is called with a struct pt_regs
  *	... pushfq ...; call		for handlers, and options that need C; x86/entry.S
  *	pushfq				or so, if somebody reads the flags
  *	incq %gs:COUNTER		for each other probe, see x86/inline.c
@@ -20,7 +20,6 @@
 #include "x86/flags.h"
 #include "x86/x86.h"
 
-#define DJP_CALL32	0xe8
 #define DJP_PUSH_IMM32	0x68
 /* lea 16(%rsp),%rsp: add would change the flags. */
 #define DJP_DROP2	"\x48\x8d\x64\x24\x10"
@@ -37,18 +36,6 @@
 #define DJP_DETOUR_MAX(nr_actions) \
 	(DJP_RET_TO_HEADER_ONE + 2 * DJP_DROP_LEN + 1 + \
 	 (nr_actions) * DJP_INLINE_MAX + DJP_REGION_MAX)
-
-/* A jump or call; false if the target is out of reach. */
-static bool djp_emit_rel32(struct djp_code *code, u8 opcode,
-			   unsigned long target)
-{
-	long rel = target - (code->base + code->len + DJP_JMP32_LEN);
-	s32 rel32 = rel;
-
-	djp_emit1(code, opcode);
-	djp_emit(code, &rel32, sizeof(rel32));
-	return rel == rel32;
-}
 
 /* Copy an instruction, moving its RIP-relative operand. */
 static bool djp_emit_copy(struct djp_code *code, const struct djp_dcr *dcr,
@@ -186,6 +173,14 @@ static bool djp_is_called(const struct djp_action *action)
 		(action->counter->extra && action->counter->extra->in_c);
 }
 
+/* Does it run C code? */
+static bool djp_runs_c(const struct djp_action *action)
+{
+	const struct djp_extra *extra = action->counter->extra;
+
+	return djp_is_called(action) || (extra && extra->map);
+}
+
 /* Does the detour change flags that somebody reads? */
 static bool djp_must_keep_flags(const struct djp_detour *detour,
 				const struct djp_dcr *dcr)
@@ -196,7 +191,7 @@ static bool djp_must_keep_flags(const struct djp_detour *detour,
 		const struct djp_action *action = &detour->actions[i];
 
 		/* C code changes all of them; and before it AC and DF are cleared. */
-		if (djp_is_called(action) ? dcr->live || !dcr->calm :
+		if (djp_runs_c(action) ? dcr->live || !dcr->calm :
 		    djp_inline_writes(action->counter) & dcr->live)
 			return true;
 	}
@@ -227,7 +222,7 @@ static bool djp_emit_call(struct djp_code *code, const struct djp_detour *detour
 	/* push %rsp; push (%rsp); pushfq */
 	djp_emit(code, "\x54\xff\x34\x24\x9c", 5);
 	if (djp_is_one(detour))
-		djp_inline(code, detour->actions[0].counter);
+		djp_inline(code, detour->actions[0].counter, dcr->calm);
 	djp_emit1(code, 0x6a);		/* push */
 	djp_emit1(code, __KERNEL_CS);
 	djp_emit1(code, DJP_PUSH_IMM32);
@@ -255,7 +250,8 @@ static bool djp_emit_all(struct djp_code *code, struct djp_detour *detour,
 	}
 	for (i = 0; i < detour->nr_actions; i++) {
 		if (!djp_is_called(&detour->actions[i]))
-			djp_inline(code, detour->actions[i].counter);
+			ok &= djp_inline(code, detour->actions[i].counter,
+					 dcr->calm);
 	}
 	if (keep)
 		djp_emit1(code, DJP_POPFQ);
@@ -333,8 +329,8 @@ struct djp_detour *djp_detour_build(const struct djp_site *site,
 	struct djp_detour *detour;
 	struct djp_code code = { };
 	unsigned int nr = djp_active(site), i;
+	bool calls = false, runs_c = false;
 	unsigned long text;
-	bool calls = false;
 	size_t header;
 
 	djp_refuse(refusal, DJP_OK, 0);
@@ -349,8 +345,10 @@ struct djp_detour *djp_detour_build(const struct djp_site *site,
 		djp_refuse(refusal, DJP_OK, 0);
 		return detour;
 	}
-	for (i = 0; i < nr; i++)
+	for (i = 0; i < nr; i++) {
 		calls |= djp_is_called(&detour->actions[i]);
+		runs_c |= djp_runs_c(&detour->actions[i]);
+	}
 	code.buf = kmalloc(DJP_DETOUR_MAX(nr), GFP_KERNEL);
 	if (!code.buf)
 		goto fail;
@@ -361,7 +359,7 @@ struct djp_detour *djp_detour_build(const struct djp_site *site,
 	if (code.len > U16_MAX / 2)	/* half a chunk; sizes have to fit */
 		goto fail;
 	text = djp_slot_alloc(&detour->slot, &site->dcr, header, detour->len,
-			      calls);
+			      runs_c);
 	if (!text)
 		goto fail;
 	/* And once for the branches between displaced instructions, in place. */

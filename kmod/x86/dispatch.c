@@ -236,6 +236,12 @@ unsigned long djp_entry_address(enum djp_entry entry)
 	case DJP_ENTRY_READER_CALM:
 		addr = (unsigned long)djp_reader_entry_calm;
 		break;
+	case DJP_ENTRY_MAP:
+		addr = (unsigned long)djp_map_entry;
+		break;
+	case DJP_ENTRY_MAP_CALM:
+		addr = (unsigned long)djp_map_entry_calm;
+		break;
 	default:
 		addr = (unsigned long)djp_actions_entry;
 	}

@@ -10,6 +10,7 @@
 
 #define DJP_PUSHFQ	0x9c
 #define DJP_POPFQ	0x9d
+#define DJP_CALL32	0xe8
 
 /**
  * struct djp_code - code that is being generated
@@ -44,13 +45,25 @@ static inline void djp_emit64(struct djp_code *code, u64 value)
 	djp_emit(code, &value, sizeof(value));
 }
 
+/* A jump or call; false if the target is out of reach. */
+static inline bool djp_emit_rel32(struct djp_code *code, u8 opcode,
+				  unsigned long target)
+{
+	long rel = target - (code->base + code->len + 1 + sizeof(s32));
+
+	djp_emit1(code, opcode);
+	djp_emit32(code, rel);
+	return rel == (s32)rel;
+}
+
 struct djp_counter;
 
 /* The longest that djp_inline() makes of one action. */
-#define DJP_INLINE_MAX	127
+#define DJP_INLINE_MAX	144
 
 /* x86/inline.c */
 u8 djp_inline_writes(const struct djp_counter *counter);
-void djp_inline(struct djp_code *code, const struct djp_counter *counter);
+bool djp_inline(struct djp_code *code, const struct djp_counter *counter,
+		bool calm);
 
 #endif /* _DJP_EMIT_H */

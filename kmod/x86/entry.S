@@ -13,6 +13,7 @@
  *	djp_handler_entry	for a handler that is all that there is to be called at a site
  *	djp_reader_entry	for such a one that changes no registers
  *	djp_actions_entry	for all else
+ *	djp_map_entry		for hits by task: no struct pt_regs, the map in %rdi
  *
  * Those in "_calm" are for sites where AC and DF are clear, see djp_is_calm().
  */
@@ -28,18 +29,23 @@
 #include "x86/entry.h"
 
 /*
- * The rest of pt_regs. C code wants the direction flag clear; memmove() sets it. Between
- * stac and clac the kernel calls nothing, and a switch of tasks does not save AC
- * (__switch_to_asm, arch/x86/entry/entry_64.S, v6.1). A handler may do anything, as in an
- * exception: those close access to user memory too.
+ * C code wants the direction flag clear; memmove() sets it. Between stac and clac the
+ * kernel calls nothing, and a switch of tasks does not save AC (__switch_to_asm,
+ * arch/x86/entry/entry_64.S, v6.1). A handler may do anything, as in an exception: those
+ * close access to user memory too.
  */
-.macro DJP_SAVE_REGS calm:req
-	ANNOTATE_NOENDBR		/* reached by direct calls only */
-	UNWIND_HINT_IRET_REGS offset=8
+.macro DJP_CALM_DOWN calm:req
 	.if !\calm
 	ASM_CLAC
 	cld
 	.endif
+.endm
+
+/* The rest of pt_regs. */
+.macro DJP_SAVE_REGS calm:req
+	ANNOTATE_NOENDBR		/* reached by direct calls only */
+	UNWIND_HINT_IRET_REGS offset=8
+	DJP_CALM_DOWN \calm
 	pushq	%rdi
 	pushq	%rsi
 	pushq	%rdx
@@ -155,8 +161,50 @@ SYM_FUNC_START(djp_actions_entry)
 	DJP_RESTORE_CALLER_SAVED
 	UNWIND_HINT_FUNC
 	RET
-SYM_INNER_LABEL(djp_entries_end, SYM_L_GLOBAL)
 SYM_FUNC_END(djp_actions_entry)
+
+.macro DJP_MAP_ENTRY calm:req
+	ANNOTATE_NOENDBR
+	DJP_CALM_DOWN \calm
+	pushq	%rsi
+	pushq	%rdx
+	pushq	%rcx
+	pushq	%rax
+	pushq	%r8
+	pushq	%r9
+	pushq	%r10
+	pushq	%r11
+	incl	PER_CPU_VAR(DJP_PREEMPT_COUNT)
+	call	djp_map_hit
+	decl	PER_CPU_VAR(DJP_PREEMPT_COUNT)
+#ifdef CONFIG_PREEMPTION
+	jz	.Lresched_\@
+#endif
+.Ldone_\@:
+	popq	%r11
+	popq	%r10
+	popq	%r9
+	popq	%r8
+	popq	%rax
+	popq	%rcx
+	popq	%rdx
+	popq	%rsi
+	RET
+#ifdef CONFIG_PREEMPTION
+.Lresched_\@:
+	call	djp_resched
+	jmp	.Ldone_\@
+#endif
+.endm
+
+SYM_FUNC_START(djp_map_entry)
+	DJP_MAP_ENTRY calm=0
+SYM_FUNC_END(djp_map_entry)
+
+SYM_FUNC_START(djp_map_entry_calm)
+	DJP_MAP_ENTRY calm=1
+SYM_INNER_LABEL(djp_entries_end, SYM_L_GLOBAL)
+SYM_FUNC_END(djp_map_entry_calm)
 
 /*
  * A kretprobe would take the return address into the detour off the stack, where
@@ -167,3 +215,5 @@ _ASM_NOKPROBE(djp_handler_entry_calm)
 _ASM_NOKPROBE(djp_reader_entry)
 _ASM_NOKPROBE(djp_reader_entry_calm)
 _ASM_NOKPROBE(djp_actions_entry)
+_ASM_NOKPROBE(djp_map_entry)
+_ASM_NOKPROBE(djp_map_entry_calm)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Counting, in instructions: what a detour does for a probe without calling anything.
+ * Counting, in instructions: what a detour does for a probe by itself. Only hits by task
+ * take a function, and that no struct pt_regs.
  *
  *	cmpl $0,%gs:SOFT; je end			soft
  *	cmp VALUE,REGISTER; jcc end			if
@@ -9,6 +10,7 @@
  *	lock btsl $0,FIRED; jc end			once
  *	incq %gs:COUNT
  *	bsr REGISTER,%rax; incq %gs:HIST(,%rax,8)	hist=
+ *	mov MAP,%rdi; call djp_map_entry		by=pid, by=comm
  *   end:
  *
  * Each slot is changed by one instruction, so that whatever nests - an interrupt or NMI
@@ -20,6 +22,7 @@
 #include "core/internal.h"
 #include "x86/emit.h"
 #include "x86/flags.h"
+#include "x86/x86.h"
 
 #define DJP_REG_AX	0
 #define DJP_REG_CX	1
@@ -201,6 +204,20 @@ static void djp_emit_hist(struct djp_code *code, const struct djp_counter *count
 	djp_emit1(code, 0x58);			/* pop %rax */
 }
 
+/* push %rdi; movabs $map,%rdi; call; pop %rdi */
+static bool djp_emit_map(struct djp_code *code, const struct djp_map *map, bool calm)
+{
+	bool ok;
+
+	djp_emit(code, "\x57\x48\xbf", 3);
+	djp_emit64(code, (unsigned long)map);
+	ok = djp_emit_rel32(code, DJP_CALL32,
+			    djp_entry_address(calm ? DJP_ENTRY_MAP_CALM :
+					      DJP_ENTRY_MAP));
+	djp_emit1(code, 0x5f);
+	return ok;
+}
+
 /**
  * djp_inline_writes() - the status flags that djp_inline() changes
  * @counter: of which probe
@@ -211,7 +228,8 @@ u8 djp_inline_writes(const struct djp_counter *counter)
 {
 	const struct djp_extra *extra = counter->extra;
 	bool more = extra && (extra->soft || extra->options.cond.size ||
-			      extra->sample || extra->options.once || extra->hist);
+			      extra->sample || extra->options.once ||
+			      extra->hist || extra->map);
 
 	return more ? DJP_FLAGS_ALL : DJP_FLAGS_INC;
 }
@@ -220,21 +238,26 @@ u8 djp_inline_writes(const struct djp_counter *counter)
  * djp_inline() - generate what counts a hit
  * @code: where to; DJP_INLINE_MAX bytes at most
  * @counter: of which probe; not one with @counter->extra->in_c
+ * @calm: AC and DF are clear there
  *
  * The code changes nothing but slots of @counter, djp_inline_writes(), and what is below
- * the stack pointer.
+ * the stack pointer; if it calls and not @calm, AC and DF too.
+ *
+ * Return: false if what it calls is out of reach.
  */
-void djp_inline(struct djp_code *code, const struct djp_counter *counter)
+bool djp_inline(struct djp_code *code, const struct djp_counter *counter,
+		bool calm)
 {
 	const struct djp_extra *extra = counter->extra;
 	struct djp_ends ends = { };
+	bool ok = true;
 
 	if (!extra) {
 		if (djp_counter_near(counter))
 			djp_emit_inc(code, djp_slot_disp(counter, 0));
 		else
 			djp_emit_inc_far(code, counter);
-		return;
+		return true;
 	}
 	if (extra->soft) {
 		djp_emit(code, "\x65\x83\x3c\x25", 4);	/* cmpl $0,%gs:disp32 */
@@ -253,5 +276,8 @@ void djp_inline(struct djp_code *code, const struct djp_counter *counter)
 	djp_emit_inc(code, djp_slot_disp(counter, 0));
 	if (extra->hist)
 		djp_emit_hist(code, counter);
+	if (extra->map)
+		ok = djp_emit_map(code, extra->map, calm);
 	djp_emit_ends(code, &ends);
+	return ok;
 }

@@ -210,6 +210,8 @@ enum djp_entry {
 	DJP_ENTRY_READER,
 	DJP_ENTRY_READER_CALM,
 	DJP_ENTRY_ACTIONS,
+	DJP_ENTRY_MAP,
+	DJP_ENTRY_MAP_CALM,
 };
 
 asmlinkage void djp_handler_entry(void);
@@ -217,6 +219,8 @@ asmlinkage void djp_handler_entry_calm(void);
 asmlinkage void djp_reader_entry(void);
 asmlinkage void djp_reader_entry_calm(void);
 asmlinkage void djp_actions_entry(void);
+asmlinkage void djp_map_entry(void);
+asmlinkage void djp_map_entry_calm(void);
 extern const u8 djp_entries_end[];
 extern struct djprobe djp_nobody;
 DECLARE_PER_CPU(unsigned long, djp_running);
