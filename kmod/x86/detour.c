@@ -272,8 +272,9 @@ static unsigned int djp_active(const struct djp_site *site)
 	return nr;
 }
 
-/* Most have one action: a cache of that size. */
+/* Most have one action: a cache of that size, and room to make their code in. */
 static struct kmem_cache *djp_detour_cache;
+static u8 djp_scratch[DJP_DETOUR_MAX(1)];
 
 static struct djp_detour *djp_detour_alloc(unsigned int nr)
 {
@@ -349,10 +350,10 @@ struct djp_detour *djp_detour_build(const struct djp_site *site,
 		calls |= djp_is_called(&detour->actions[i]);
 		runs_c |= djp_runs_c(&detour->actions[i]);
 	}
-	code.buf = kmalloc(DJP_DETOUR_MAX(nr), GFP_KERNEL);
+	code.buf = nr == 1 ? djp_scratch :
+		kmalloc(DJP_DETOUR_MAX(nr), GFP_KERNEL);
 	if (!code.buf)
 		goto fail;
-	detour->code = code.buf;
 	/* Once for its length, which does not depend on where it is. */
 	djp_emit_all(&code, detour, &site->dcr, calls);
 	header = code.len - detour->len;
@@ -369,12 +370,19 @@ struct djp_detour *djp_detour_build(const struct djp_site *site,
 		djp_refuse(refusal, DJP_OUT_OF_RANGE, site->dcr.addr);
 		goto fail;
 	}
+	detour->code = kmemdup(code.buf, code.len, GFP_KERNEL);
+	if (!detour->code)
+		goto fail;
 	detour->size = code.len;
 	djp_refuse(refusal, DJP_OK, 0);
-	return detour;
+	goto out;
 fail:
 	djp_detour_free(detour);
-	return NULL;
+	detour = NULL;
+out:
+	if (nr > 1)
+		kfree(code.buf);
+	return detour;
 }
 
 /**
