@@ -86,6 +86,10 @@ long djp_test_check(int which);
 /* options.c */
 void djp_test_options_init(struct dentry *dir);
 
+/* many_handlers.c */
+void djp_test_many_handlers_init(struct dentry *dir);
+void djp_test_many_handlers_exit(void);
+
 /* churn.c */
 void djp_test_churn_init(struct dentry *dir);
 void djp_test_churn_exit(void);

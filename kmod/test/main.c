@@ -285,6 +285,7 @@ static int __init djp_test_init(void)
 	djp_test_plans_init(djp_test_dir);
 	djp_test_cost_init(djp_test_dir);
 	djp_test_options_init(djp_test_dir);
+	djp_test_many_handlers_init(djp_test_dir);
 	ret = djp_test_handlers_init(djp_test_dir);
 	if (ret)
 		goto err_dir;
@@ -327,6 +328,7 @@ static void __exit djp_test_exit(void)
 	djp_test_hold_exit();
 	djp_test_victim_exit();
 	djp_test_handlers_exit();
+	djp_test_many_handlers_exit();
 }
 
 module_init(djp_test_init);

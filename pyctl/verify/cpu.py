@@ -188,11 +188,13 @@ class Cpu:
             unknown=unknown,
         )
 
-    def leave_call(self, flags: int) -> int:
+    def leave_call(self, flags: int, clobbered: Mapping[str, int]) -> int:
         """A function that was called, and that is nowhere in the code, has returned with these
-        flags and changed nothing else. Where to."""
+        flags and registers and changed nothing else. Where to."""
         rsp = int(self._uc.reg_read(x86.UC_X86_REG_RSP))
         self._uc.reg_write(x86.UC_X86_REG_RSP, (rsp + 8) & MASK)
+        for name, value in clobbered.items():
+            self._uc.reg_write(REGISTERS[name], value)
         self._uc.reg_write(x86.UC_X86_REG_RFLAGS, flags)
         return int.from_bytes(self._uc.mem_read(rsp, 8), "little")
 

@@ -14,8 +14,10 @@ dead stack below the stack pointer.
 A detour may change flags that nobody reads: those that ``Site.dead`` says. The original is
 then run with them as the detour has left them, and all has to be the same again.
 
-What a detour does besides counting (``emulate_options``) is an :class:`Action`. If it calls
-C code before the displaced instructions, that is taken to keep all registers and no flag.
+What a detour does besides counting (``emulate_options``, ``emulate_handlers``) is an
+:class:`Action`. If it calls C code before the displaced instructions, that is taken to keep
+no status flag, to leave DF and AC clear, and to keep all registers but what the action says.
+Code that it calls and that the action brings along is run, up to where that calls C code.
 """
 
 from __future__ import annotations
@@ -53,6 +55,8 @@ COUNTER = 8
 CALLS = 4
 #: The status flags: CF PF AF ZF SF OF.
 STATUS = sum(1 << FLAGS[name] for name in ("CF", "PF", "AF", "ZF", "SF", "OF"))
+#: C code must find them clear, and leaves them so.
+DF_AC = 1 << FLAGS["DF"] | 1 << FLAGS["AC"]
 JUMP_LEN = 5
 JUMP, INT3 = 0xE9, 0xCC
 #: They have another result each time.
@@ -75,6 +79,7 @@ class Site:
     displaced instruction begins in the detour, by its offset in the DCR; ``traps`` are the
     offsets of the branch targets that have an int3 among the jump's bytes. ``dead`` are the
     flags, as in rflags, that nobody reads before they are written from the address on.
+    ``calm`` says that AC and DF are clear whenever control gets there.
     """
 
     address: int
@@ -85,6 +90,7 @@ class Site:
     entries: Mapping[int, int]
     traps: tuple[int, ...] = ()
     dead: int = 0
+    calm: bool = False
 
     def __post_init__(self) -> None:
         if not self.original or len(self.original) != len(self.live):
@@ -136,6 +142,21 @@ class Action(Protocol):
         """What is wrong with what it wrote, after so many arrivals at the probe, and with the
         calls of C code, each as the CPU stood at the callee's first instruction."""
 
+    @property
+    def code(self) -> Sequence[tuple[int, bytes]]:
+        """Code that the detour calls and that is to be run, as address and bytes."""
+        return ()
+
+    def calls(self, ending: Ending) -> bool:
+        """Whether this is a call of C code by the action's own code."""
+        del ending
+        return False
+
+    def clobbered(self, state: State) -> Mapping[str, int]:
+        """Registers that C code changes."""
+        del state
+        return {}
+
 
 def emulate(
     site: Site, *, seed: int, states: int = STATES, action: Action | None = None
@@ -178,8 +199,10 @@ class _Pair:
             for insn in displaced.values()
         )
         self._repeats = {ip for ip, insn in displaced.items() if _repeats(insn)}
-        self._original = Cpu([(site.address, site.original), (site.detour, site.code)])
-        self._probed = Cpu([(site.address, site.live), (site.detour, site.code)])
+        code = [(site.detour, site.code), *action.code]
+        self._original = Cpu([(site.address, site.original), *code])
+        self._probed = Cpu([(site.address, site.live), *code])
+        self._own = [range(address, address + len(data)) for address, data in code]
         #: What the detour calls before the displaced instructions.
         self._callee = next(
             (insn.near_branch_target for insn in prologue(site) if insn.is_call_near), None
@@ -189,6 +212,8 @@ class _Pair:
         """A state from which the original ends, and its end."""
         for _ in range(TRIES):
             state = self._action.draw(draw_state(draw, short=bool(self._repeats)), draw)
+            if self._site.calm:
+                state = replace(state, flags=state.flags & ~DF_AC)
             flags, dead_stack = self._arrive(state, offset)
             memory = {**self._action.memory(state), **dead_stack}
             self._original.start(replace(state, flags=flags), memory)
@@ -217,20 +242,29 @@ class _Pair:
 
     def _leaves_prologue(self, first: int) -> Callable[[int], bool]:
         """Stops at the first displaced instruction, and where something is called."""
-        callee = self._callee
-        return lambda address: address in {first, callee}
+        return lambda address: address == first or not self._is_own(address)
+
+    def _is_own(self, address: int) -> bool:
+        """Whether it is in the detour, or the action's code."""
+        return any(address in places for places in self._own)
 
     def _call_out(
         self, state: State, ending: Ending, first: int | None = None
     ) -> tuple[Ending, list[Ending]]:
         """Go on behind the calls of C code; also how the CPU stood at each."""
         calls: list[Ending] = []
-        while ending.next == self._callee and ending.exception is None and len(calls) < CALLS:
+        while self._is_call(ending) and len(calls) < CALLS:
             calls.append(ending)
-            back = self._probed.leave_call(state.flags ^ STATUS)
+            flags = _flags_after_call(state)
+            back = self._probed.leave_call(flags, self._action.clobbered(state))
             leaves = self._leaves_probed() if first is None else self._leaves_prologue(first)
             ending = self._probed.run(back, leaves)
         return ending, calls
+
+    def _is_call(self, ending: Ending) -> bool:
+        if ending.exception is not None or self._is_own(ending.next):
+            return False
+        return ending.next == self._callee or self._action.calls(ending)
 
     def compare(self, state: State, offset: int, original: Ending) -> Iterator[str]:
         """How the probed site ends otherwise."""
@@ -287,7 +321,7 @@ class _Pair:
             if place == 0 and first and site.live[0] == JUMP:
                 return False
             return place in range(site.patch_len) or not (
-                place in range(len(site.live)) or address - site.detour in range(len(site.code))
+                place in range(len(site.live)) or self._is_own(address)
             )
 
         return leaves
@@ -333,7 +367,7 @@ class _Pair:
         return f"+{max(before):#x}" if before else "the count"
 
 
-class Counting:
+class Counting(Action):
     """Each arrival increments a per-CPU counter."""
 
     dead_stack = DEAD_STACK
@@ -423,6 +457,13 @@ def _compare_memory(
     if other:
         values = [bytes(memory[at] for at in other).hex(" ") for memory in (probed, original)]
         yield f"writes {values[0]} at {other[0]:#x}, not {values[1]}"
+
+
+def _flags_after_call(state: State) -> int:
+    """What C code leaves: from each other state all status flags are others, from the rest
+    some are, for what looks at whether two are equal."""
+    flipped = STATUS if state.seed & 1 else STATUS & (state.seed >> 1)
+    return (state.flags ^ flipped) & ~DF_AC
 
 
 def _decode(code: bytes, address: int) -> list[Instruction]:

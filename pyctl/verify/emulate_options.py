@@ -30,8 +30,8 @@ from iced_x86 import (
 from iced_x86 import MemorySizeExt as Sizes
 
 from pyctl.options import Field, Operator, Options
-from pyctl.verify.cpu import FLAGS, MASK, Ending, State
-from pyctl.verify.emulate import DEAD_STACK, Site, prologue
+from pyctl.verify.cpu import MASK, Ending, State
+from pyctl.verify.emulate import DEAD_STACK, Action, Site, prologue
 
 #: The emulator's names of registers, by those that options have.
 REGISTERS: Mapping[str, str] = {
@@ -44,8 +44,6 @@ SMALL = 32
 #: Tries to draw a register for which a condition holds, or does not.
 TRIES = 200
 KERNEL_CS = 0x10
-#: A function must find them clear.
-DF_AC = 1 << FLAGS["DF"] | 1 << FLAGS["AC"]
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ def _kind(insn: Instruction, access: int, found: Mapping[str, Slot]) -> str | No
     return "hist" if "count" in found else "count"
 
 
-class Optioned:
+class Optioned(Action):
     """The action of a probe with options, over many arrivals: what it keeps between them is
     carried over."""
 
@@ -271,7 +269,7 @@ class Optioned:
         return int(value).to_bytes(slot.size, "little") if slot else b""
 
 
-class InC:
+class InC(Action):
     """The action of a probe whose options are looked at by C code, or that has a handler: one
     call, with the state of the arrival, and nothing is written but below the stack. What is
     there are the upper words of a struct pt_regs, all but ss, and the return address."""
@@ -315,8 +313,6 @@ class InC:
         for name, value in {**state.registers, "rsp": rsp}.items():
             if call.registers[name] != value:
                 yield f"{name} is {call.registers[name]:#x} in the call, not {value:#x}"
-        if call.flags & DF_AC:
-            yield "the call is made with DF or AC set"
         words = (self._site.address, KERNEL_CS, state.flags, sp)
         for number, (name, value) in enumerate(
             zip(("ip", "cs", "flags", "sp"), words, strict=True)

@@ -32,6 +32,7 @@ from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic, Register, Rfla
 from numpy.typing import NDArray
 
 from pyctl.transport import Transport
+from pyctl.verify.calm import Calm
 from pyctl.verify.cpu import FLAGS as RFLAGS
 from pyctl.verify.decoders import INT3, NEAR_BRANCHES, pieces
 from pyctl.verify.flow import SITE_LEN, KernelFlow, read_flow
@@ -167,18 +168,21 @@ class Liveness:
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """A kernel's text with that of its modules, in the order of ``judgements.parts``: what the
-    kernel module makes of each instruction, and which flags are live there."""
+    kernel module makes of each instruction, which flags are live there, and where AC and DF
+    are clear."""
 
     judgements: Judgements
     texts: Sequence[Text]
     liveness: Liveness
+    calm: Calm
 
 
 def read_kernel(transport: Transport, judgements: Judgements) -> Kernel:
     """Read the texts of these judgements, which must not be probed now."""
     ranges = [(part.start, part.size) for part in judgements.parts]
     texts = read_text(transport, ranges)
-    return Kernel(judgements, texts, Liveness(texts, read_flow(transport, ranges)))
+    flow = read_flow(transport, ranges)
+    return Kernel(judgements, texts, Liveness(texts, flow), Calm(texts, flow))
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,11 @@ def read_sites(
     root: str = DEBUGFS,
     *,
     dead: Callable[[int], int] = lambda _address: 0,
+    calm: Callable[[int], bool] = lambda _address: False,
 ) -> list[LiveSite]:
     """The sites of these targets, which are probed; ``originals`` is text from before that.
-    ``dead`` tells the flags that nobody reads from an address on.
+    ``dead`` tells the flags that nobody reads from an address on, ``calm`` whether AC and DF
+    are clear there.
 
     All memory is read in one go. OracleError if a target has no detour.
     """
@@ -95,6 +97,7 @@ def read_sites(
             entries={entry.offset: entry.address for entry in explanation.entries},
             traps=explanation.traps,
             dead=dead(explanation.address),
+            calm=calm(explanation.address),
         )
         found.append(LiveSite(site, explanation))
     return found

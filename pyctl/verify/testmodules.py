@@ -7,7 +7,7 @@ kernel text: kprobes, direct calls, a livepatch. For guests only.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -153,6 +153,34 @@ class Targets:
     def _churn(self) -> dict[str, int]:
         rows = self._transport.read(f"{DEBUG}/djp_test/churn").decode().splitlines()
         return {key: int(value) for key, value in (row.split() for row in rows)}
+
+
+class ManyHandlers:
+    """Probes of ``djp_test`` with a handler that counts, at any addresses."""
+
+    HANDLER = "djp_test_many_handler"
+    FILE = f"{DEBUG}/djp_test/many_handlers"
+
+    def __init__(self, guest: Guest) -> None:
+        self._transport = guest.transport
+        if not self._transport.exists(f"{DEBUG}/djp_test"):
+            guest.load_extra("djp_test", source=SOURCE)
+
+    @contextmanager
+    def at(self, addresses: Iterable[int], reads: Collection[int] = ()) -> Iterator[dict[int, int]]:
+        """One at each address while the context is open; at those in ``reads`` with a handler
+        that only reads. Gives the address of each struct djprobe."""
+        lines = [f"{at:#x}" + (" reads" if at in reads else "") for at in addresses]
+        self._transport.write(self.FILE, "\n".join(lines).encode())
+        try:
+            _, _, *rows = self._transport.read(self.FILE).decode().splitlines()
+            yield {int(at, 16): int(probe, 16) for at, probe in map(str.split, rows)}
+        finally:
+            self._transport.write(self.FILE, b"-")
+
+    def calls(self) -> int:
+        """How often a handler was called, ever."""
+        return int(self._transport.read(self.FILE).decode().splitlines()[1].split()[1])
 
 
 class Peers:

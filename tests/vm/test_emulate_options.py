@@ -139,7 +139,13 @@ def probe(guest: Guest, kernel: Kernel, seed: int) -> dict[str, list[tuple[LiveS
         added = add(probes, asked)
         commit_all(probes, list(added.values()))
         try:
-            live = read_sites(guest.transport, added, kernel.texts, dead=kernel.liveness.dead)
+            live = read_sites(
+                guest.transport,
+                added,
+                kernel.texts,
+                dead=kernel.liveness.dead,
+                calm=kernel.calm.at,
+            )
         finally:
             probes.remove_all()
     found: dict[str, list[tuple[LiveSite, Options]]] = {name: [] for name in kinds}
@@ -165,6 +171,10 @@ def sites(guest: Guest, kernel: Kernel, seed: int) -> dict[str, list[tuple[LiveS
 
 def saves(live: LiveSite) -> bool:
     return any(insn.mnemonic == Mnemonic.PUSHFQ for insn in prologue(live.site))
+
+
+def restores(live: LiveSite) -> bool:
+    return any(insn.mnemonic == Mnemonic.POPFQ for insn in prologue(live.site))
 
 
 def report(kind: str, counts: Counter[str], wrong: list[tuple[Verdict, Options]]) -> None:
@@ -236,10 +246,14 @@ def test_the_detour_hands_over_the_state(
             counts["not emulated"] += 1
             continue
         counts["emulated"] += 1
-        assert saves(live)
+        counts["restored" if restores(live) else "not restored"] += 1
+        assert saves(live), "for C code to see"
+        assert restores(live) or (live.site.calm and live.site.dead == STATUS)
         if not verdict.same:
             wrong.append((verdict, options))
     report(kind, counts, wrong)
+    assert counts["restored"] > PER_KIND / 5
+    assert counts["not restored"] > PER_KIND / 10
 
 
 def unsaved(live: LiveSite) -> Site:
