@@ -83,6 +83,7 @@ def test_a_lost_hit_is_an_error(bench: HitBench) -> None:
         bench.row(replace(method, expected=lambda calls: calls + 1))
 
 
+@pytest.mark.timeout(600)  # judging every instruction counts, if it is the first
 def test_a_small_batch(guest: Guest, judgements: Judgements) -> None:
     """Ours and mainline's, in the middle and at entries, those without an
     ftrace site too; text is compared after each."""
