@@ -10,6 +10,7 @@ from pyctl.transport import Transport, bootstrap
 
 SCRIPT = "pyctl.remote.symbols"
 LABEL = "djp-symbols"
+TEXT = "$2 ~ /^[tTwW]$/ {print $1}"
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,9 @@ def symbolize(transport: Transport, addresses: Collection[int]) -> dict[int, Sym
         for address, answer in zip(wanted, answers, strict=True)
         if answer is not None
     }
+
+
+def text_symbols(transport: Transport) -> frozenset[int]:
+    """The addresses of all text symbols on a host, those of its modules too. Needs root."""
+    done = transport.run(["awk", TEXT, "/proc/kallsyms"])
+    return frozenset(int(word, 16) for word in done.text.split())

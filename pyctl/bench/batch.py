@@ -13,11 +13,12 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from pyctl.bench.methods import Kind
-from pyctl.bench.sites import choose_sites, entry_sites
+from pyctl.bench.sites import Entries, choose_sites, entry_sites, function_sites
 from pyctl.control import DEBUGFS
 from pyctl.errors import OracleError
 from pyctl.guest import Guest
 from pyctl.module import SOURCE
+from pyctl.symbols import text_symbols
 from pyctl.transport import Process, Transport
 from pyctl.transport.base import Closing
 from pyctl.verify.kerneltext import KernelText
@@ -66,13 +67,16 @@ SLOW = frozenset({Way.KPROBE, Way.KPROBE_LATE, Way.KPROBE_FTRACE})
 
 class Place(StrEnum):
     """Where: instructions inside functions at which ours and mainline's optimiser put a jump;
-    or the entries of functions, at their ftrace sites."""
+    the entries of functions, at their ftrace sites; or those of all functions, with or without
+    such a site."""
 
     MIDDLE = "mid-function"
     ENTRY = "entry"
+    FUNCTION = "function entries"
 
 
-#: What each is compared with, at places of its own kind.
+#: What each is compared with, at places of its own kind. Nothing of mainline's is for all
+#: functions at once.
 BASES = {Place.MIDDLE: Way.KPROBE, Place.ENTRY: Way.KPROBE_FTRACE}
 
 
@@ -141,7 +145,7 @@ class BatchRow:
 
 def default_cases(*, slow: bool = False, small: int = 1000, big: int = 10_000) -> list[BatchCase]:
     """All of them; with ``slow`` as many of mainline's kprobes as there are of ours."""
-    mid, entry = Place.MIDDLE, Place.ENTRY
+    mid, entry, function = Place.MIDDLE, Place.ENTRY, Place.FUNCTION
     return [
         BatchCase(Way.COUNT, mid, small),
         BatchCase(Way.KPROBE, mid, small),
@@ -160,6 +164,8 @@ def default_cases(*, slow: bool = False, small: int = 1000, big: int = 10_000) -
         BatchCase(Way.FPROBE, entry, ALL),
         BatchCase(Way.COUNT, entry, ALL, load=True),
         BatchCase(Way.FTRACE, entry, ALL, load=True),
+        BatchCase(Way.COUNT, function, ALL),
+        BatchCase(Way.COUNT, function, ALL, load=True),
     ]
 
 
@@ -197,7 +203,7 @@ def compared(rows: Sequence[BatchRow]) -> list[BatchRow]:
         place: next((row for row in rows if row.method == way and row.place == place), None)
         for place, way in BASES.items()
     }
-    return [_compare(row, bases[Place(row.place)]) for row in rows]
+    return [_compare(row, bases.get(Place(row.place))) for row in rows]
 
 
 class Sites:
@@ -211,13 +217,19 @@ class Sites:
         self._found: Mapping[Place, tuple[int, ...]] = {
             Place.MIDDLE: choose_sites(transport, most, judgements) if most else (),
             Place.ENTRY: entry_sites(judgements),
+            Place.FUNCTION: (functions := _functions(transport, judgements, cases)).addresses,
         }
+        self._traced = functions.traced
 
     def drop(self, place: Place, addresses: Sequence[int]) -> None:
         """Leave these out from now on."""
         gone = set(addresses)
         kept = tuple(one for one in self._found[place] if one not in gone)
         self._found = {**self._found, place: kept}
+
+    def traced(self, case: BatchCase) -> int:
+        """How many of its addresses, of functions' entries, are behind an ftrace site."""
+        return len(self._traced.intersection(self.of(case)))
 
     def of(self, case: BatchCase) -> tuple[int, ...]:
         """Its addresses."""
@@ -253,7 +265,8 @@ class BatchBench(Closing):
             for number in range(case.rounds):
                 if number and _seconds(answers[0]) > LONG_SECONDS:
                     break
-                answer = self._round(case, self._sites.of(case))
+                tally = case.place is Place.FUNCTION and not number
+                answer = self._round(case, self._sites.of(case), tally=tally)
                 if answer.get("errno") == errno.EOPNOTSUPP:
                     return replace(row, note="not offered: this kernel was built without it")
                 self._refuse(case, answer)
@@ -262,6 +275,8 @@ class BatchBench(Closing):
                     self._progress(f"{case}: {len(refused)} were refused")
                     self._sites.drop(case.place, refused)
                     row = replace(row, probes=row.probes - len(refused))
+        if case.place is Place.FUNCTION:
+            row = replace(row, note=_reach(self._sites.traced(case), answers[0]["methods"]))
         self._progress(f"{case}: comparing kernel text")
         restored = self._text.diff().check().clean
         return replace(make_row(row, answers), text_restored=restored)
@@ -270,10 +285,12 @@ class BatchBench(Closing):
         """End it."""
         self._stack.close()
 
-    def _round(self, case: BatchCase, addresses: Sequence[int]) -> dict[str, Any]:
+    def _round(
+        self, case: BatchCase, addresses: Sequence[int], *, tally: bool = False
+    ) -> dict[str, Any]:
         words, what = SWITCHED.get(case.method, (str(case.method), ""))
         request = {"method": words, "addresses": list(addresses), "seconds": LIVE_SECONDS}
-        answer = self._ask(request)
+        answer = self._ask({**request, "tally": tally})
         switched: dict[str, Any] = {}
         if what and "error" not in answer:
             switched = self._ask({"switch": what, "times": SWITCHES})
@@ -325,7 +342,7 @@ def make_row(row: BatchRow, answers: Sequence[Mapping[str, Any]]) -> BatchRow:
         deferred=max(answer["deferred"] for answer in answers),
         text_bytes=round(median(a["text_bytes"] for a in answers) / row.probes, 1),
         data_bytes=round(median(a["data_bytes"] for a in answers) / row.probes, 1),
-        note="not all became jumps in time" if late else None,
+        note="not all became jumps in time" if late else row.note,
     )
 
 
@@ -336,6 +353,21 @@ def _seconds(answer: Mapping[str, Any]) -> float:
 def _median(answers: Sequence[Mapping[str, Any]], key: str) -> float | None:
     values = [answer[key] for answer in answers if answer.get(key) is not None]
     return round(median(values), 6) if values else None
+
+
+def _functions(transport: Transport, judgements: Judgements, cases: Sequence[BatchCase]) -> Entries:
+    if not any(case.place is Place.FUNCTION for case in cases):
+        return Entries((), frozenset())
+    return function_sites(judgements, text_symbols(transport))
+
+
+def _reach(traced: int, methods: Mapping[str, int]) -> str:
+    """What is to be said of probes at functions' entries."""
+    counts = ", ".join(f"{methods[name]:,} {name}" for name in sorted(methods))
+    return (
+        f"by method: {counts}; mainline's ftrace and fprobe reach only the {traced:,} "
+        "that have an ftrace site"
+    )
 
 
 def _compare(row: BatchRow, base: BatchRow | None) -> BatchRow:

@@ -17,6 +17,7 @@ from pyctl.bench.picture import scale
 #: Cells of the longest bar; what a bar of no length stands for, in microseconds.
 BAR = 24
 SHORTEST = 10.0
+ALONE = "mainline has nothing that puts probes at all of them at once"
 WORDS = {
     Way.COUNT: "djprobes, count",
     Way.SWITCH_TEXT: "one of them off and on, by text",
@@ -42,7 +43,8 @@ def table(rows: Sequence[BatchRow]) -> RenderableType:
         if not some:
             continue
         title = Text(f"{place}", style="bold cyan")
-        title.append(f": each beside {WORDS[BASES[place]]} (mainline)", style="not bold default")
+        beside = f"each beside {WORDS[BASES[place]]} (mainline)" if place in BASES else ALONE
+        title.append(f": {beside}", style="not bold default")
         parts += ["", title, "", _section(some)]
     switched = [row for row in rows if row.method in SWITCHED]
     if switched:

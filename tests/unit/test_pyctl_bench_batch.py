@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import subprocess
 from collections.abc import Generator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from pyctl.bench.batch import (
@@ -20,10 +24,14 @@ from pyctl.bench.batch import (
     default_cases,
     make_row,
 )
-from pyctl.bench.batch_table import document, factor, seconds
-from pyctl.bench.sites import entry_sites
+from pyctl.bench.batch_table import document, factor, seconds, table
+from pyctl.bench.remote.batch import Batch
+from pyctl.bench.sites import entry_sites, function_sites
 from pyctl.cli import bench_batch as command
 from pyctl.cli import main
+from pyctl.symbols import text_symbols
+from pyctl.transport import RecordingTransport
+from pyctl.transport.base import Completed
 from pyctl.verify.judgements import SITE, Judgements, MethodCode, SiteFlag, TextPart
 
 ASKED = {"method", "probes", "register_s", "live_s", "remove_s", "stop_us_max"}
@@ -92,6 +100,123 @@ def test_entries_are_those_where_a_probe_can_stand() -> None:
     sites["method"] = [MethodCode.JUMP, MethodCode.JUMP, MethodCode.REFUSED, MethodCode.INT3]
     found = entry_sites(Judgements((TextPart(0x1000, 64, sites),)))
     assert sorted(found) == [0x1000, 0x1030]
+
+
+#: offset, length, flags, method and bytes of the region of each instruction. 0: a function with
+#: an ftrace site; 0x20: one behind an endbr64; 0x40: one without a site.
+TEXT = [
+    (0x00, 5, SiteFlag.FTRACE, MethodCode.JUMP, 0),
+    (0x05, 1, 0, MethodCode.JUMP, 5),
+    (0x20, 4, SiteFlag.FTRACE, MethodCode.INT3, 0),
+    (0x24, 5, SiteFlag.FTRACE, MethodCode.INT3, 0),
+    (0x29, 3, 0, MethodCode.INT3, 3),
+    (0x2C, 3, 0, MethodCode.JUMP, 5),
+    (0x40, 2, 0, MethodCode.JUMP_INT3, 6),
+    (0x46, 1, 0, MethodCode.JUMP, 5),
+    (0x50, 1, SiteFlag.PADDING, MethodCode.JUMP, 0),
+    (0x60, 1, 0, MethodCode.KPROBE, 1),
+    (0x70, 1, 0, MethodCode.REFUSED, 0),
+]
+
+
+def text_part(start: int = 0x1000) -> TextPart:
+    sites = np.zeros(len(TEXT), SITE)
+    for name, column in zip(
+        ("offset", "length", "flags", "method", "dcr_len"), zip(*TEXT, strict=True), strict=True
+    ):
+        sites[name] = column
+    return TextPart(start, 0x80, sites)
+
+
+def functions(*offsets: int) -> tuple[list[int], list[int]]:
+    """Insertion addresses for text symbols at these; and those of them behind ftrace sites."""
+    found = function_sites(
+        Judgements((text_part(),)), [0xFFF] + [0x1000 + offset for offset in offsets]
+    )
+    return sorted(one - 0x1000 for one in found.addresses), sorted(
+        one - 0x1000 for one in found.traced
+    )
+
+
+def test_functions_are_probed_behind_their_ftrace_site_or_where_they_begin() -> None:
+    assert functions(0x00, 0x20, 0x24, 0x40) == ([0x05, 0x29, 0x40], [0x05, 0x29])
+
+
+@pytest.mark.parametrize("offset", [0x50, 0x60, 0x70])
+def test_a_function_is_left_out_where_nothing_of_ours_can_stand(offset: int) -> None:
+    assert functions(offset, 0x46)[0] == [0x05, 0x29, 0x46]
+
+
+def test_of_two_entries_one_in_the_bytes_of_the_other_the_first_is_probed() -> None:
+    """The region at 0x40 ends right before 0x46, or behind it."""
+    sites = text_part().sites.copy()
+    sites["dcr_len"][6] = 7
+    overlapping = Judgements((TextPart(0x1000, 0x80, sites),))
+    symbols = [0x1040, 0x1046]
+    assert {0x1040, 0x1046} <= set(function_sites(Judgements((text_part(),)), symbols).addresses)
+    found = set(function_sites(overlapping, symbols).addresses)
+    assert found & {0x1040, 0x1046} == {0x1040}
+
+
+def test_functions_of_modules_are_found_in_the_same_random_order() -> None:
+    parts = tuple(text_part(0x1000 * (n + 1)) for n in range(20))
+    found = function_sites(Judgements(parts), [0x5040]).addresses
+    assert len(found) == 2 * 20 + 1
+    assert list(found) != sorted(found)
+    assert found == function_sites(Judgements(parts), {0x5040}).addresses
+
+
+def test_text_symbols_are_read_by_the_host() -> None:
+    """A shorter kallsyms, and the host's own awk."""
+    lines = (
+        b"ffffffff81000000 T _stext\nffffffff82000000 D data\nffffffff81000010 t f.cold\n"
+        b"ffffffffc0000000 t g\t[m]\nffffffff81000020 W weak\nffffffff83000000 V v\n"
+    )
+
+    class Host(RecordingTransport):
+        def run(self, argv: Sequence[str], **_options: object) -> Completed:
+            assert argv[-1] == "/proc/kallsyms"
+            done = subprocess.run(argv[:-1], input=lines, capture_output=True, check=True)
+            return Completed(tuple(argv), 0, done.stdout, b"")
+
+    assert text_symbols(Host()) == {
+        0xFFFFFFFF81000000,
+        0xFFFFFFFF81000010,
+        0xFFFFFFFFC0000000,
+        0xFFFFFFFF81000020,
+    }
+
+
+def test_all_functions_are_probed_with_and_without_load() -> None:
+    cases = [case for case in default_cases() if case.place is Place.FUNCTION]
+    assert [(case.method, case.probes, case.load) for case in cases] == [
+        (Way.COUNT, ALL, False),
+        (Way.COUNT, ALL, True),
+    ]
+
+
+def test_functions_are_beside_nothing_of_mainlines_and_their_note_is_kept() -> None:
+    noted = replace(row(place=Place.FUNCTION), note="by method")
+    base = make_row(row(Way.KPROBE_FTRACE, Place.ENTRY), [answer()])
+    made, _ = compared([make_row(noted, [answer()]), base])
+    assert (made.ratio, made.remove_ratio, made.note) == (None, None, "by method")
+    assert make_row(noted, [answer(live_s=None)]).note == "not all became jumps in time"
+    out = io.StringIO()
+    Console(width=200, file=out).print(table([made]))
+    shown = out.getvalue()
+    assert "mainline has nothing that puts probes at all of them at once" in shown
+    assert "djprobes, count: by method" in shown
+
+
+def test_the_script_tells_how_many_are_of_each_method(tmp_path: Path) -> None:
+    """NAME SYMBOL ADDRESS STATE METHOD and more."""
+    rows = [
+        "b_0 f+0x5 0x05 jump jump count 3 0 ok - - 0",
+        "b_1 g 0x40 jump jump+int3 count 0 0 branch-target - - 0",
+        "b_2 m:h 0x60 jump jump count 0 0 ok - - 0",
+    ]
+    (tmp_path / "probes").write_text("\n".join(rows) + "\n")
+    assert Batch(str(tmp_path), "", "").methods() == {"jump": 2, "jump+int3": 1}
 
 
 @pytest.mark.parametrize(

@@ -83,8 +83,10 @@ def test_a_lost_hit_is_an_error(bench: HitBench) -> None:
         bench.row(replace(method, expected=lambda calls: calls + 1))
 
 
+@pytest.mark.timeout(600)  # judging every instruction counts, if it is the first
 def test_a_small_batch(guest: Guest, judgements: Judgements) -> None:
-    """Ours and mainline's, in the middle and at entries; text is compared after each."""
+    """Ours and mainline's, in the middle and at entries, those without an
+    ftrace site too; text is compared after each."""
     for name in ("djp_peer", "djp_bench"):
         guest.load_extra(name, source=SOURCE)
     cases = [
@@ -94,16 +96,19 @@ def test_a_small_batch(guest: Guest, judgements: Judgements) -> None:
         BatchCase(Way.KPROBE_LATE, Place.MIDDLE, PROBES),
         BatchCase(Way.COUNT, Place.ENTRY, PROBES, load=True),
         BatchCase(Way.FTRACE, Place.ENTRY, PROBES),
+        BatchCase(Way.COUNT, Place.FUNCTION, PROBES, load=True),
     ]
     sites = Sites(guest.transport, judgements, cases)
     with BatchBench(guest.transport, sites, lambda _text: None) as bench:
         rows = [bench.row(case) for case in cases]
     assert [row.probes for row in rows] == [PROBES] * len(cases)
     assert all(row.text_restored and row.remove_s for row in rows)
-    count, by_text, by_flag, kprobe, _entries, _ftrace = rows
+    count, by_text, by_flag, kprobe, _entries, _ftrace, functions = rows
     assert count.each_us is not None
     assert kprobe.each_us is not None
     assert count.each_us < kprobe.each_us
+    assert functions.note is not None
+    assert functions.note.startswith("by method: ")
     assert count.deferred == 0 or count.live_s
     assert by_text.live_s is not None
     assert by_flag.live_s is not None

@@ -2,13 +2,14 @@
 
 One JSON object a line on stdin, one a line on stdout. Requests:
 
-    {"method": NAME, "addresses": [...], "seconds": S}
+    {"method": NAME, "addresses": [...], "seconds": S, "tally": BOOL}
     {"switch": "text" | "flag", "times": N}
 
 The first puts probes at the addresses and answers what it cost; they stay until
-``{"remove": S}``. ``seconds``: how long the sites may take to be live. The second switches
-the first of djprobes' probes off and on. ``{"error": text}`` if it can't be done, with
-``errno`` where the kernel gave one.
+``{"remove": S}``. ``seconds``: how long the sites may take to be live; with ``tally`` the
+answer says how many of ours are of each method. The second switches the first of djprobes'
+probes off and on. ``{"error": text}`` if it can't be done, with ``errno`` where the kernel
+gave one.
 
 Arguments: the folders in debugfs of djprobes, of djp_peer and of djp_bench.
 """
@@ -20,6 +21,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 
 from pyctl.bench.remote.rounds import OPTIMIZATION, pairs, until, write
 
@@ -39,6 +41,8 @@ PASSED_OVER = (errno.ERANGE, errno.EBUSY)
 MOST_REFUSED = 20
 #: As long as the longest commit, and then what is done in the background.
 SWITCH_SECONDS = 60.0
+#: In the file probes.
+METHOD_COLUMN = 4
 
 
 def memory() -> int:
@@ -73,6 +77,11 @@ class Batch:
         """Of djprobes."""
         return pairs(f"{self.ours}/stats")
 
+    def methods(self) -> dict[str, int]:
+        """How many of djprobes' probes are of each method."""
+        with open(f"{self.ours}/probes") as file:  # noqa: PTH123
+            return Counter(line.split()[METHOD_COLUMN] for line in file)
+
     def last_words(self, error: OSError) -> str:
         """What djprobes says of a write that it refused."""
         if error.filename != self.control:
@@ -105,7 +114,9 @@ class Batch:
         method = request["method"]
         write(self.watch, "\n".join(f"{at:#x}" for at in addresses) + "\n")
         if method in ("count", "soft"):
-            return self.put_ours(addresses, "count" if method == "count" else "count soft", seconds)
+            words = "count" if method == "count" else "count soft"
+            answer = self.put_ours(addresses, words, seconds)
+            return {**answer, "methods": self.methods()} if request.get("tally") else answer
         if method in ("kprobe", "kprobe-late", "kprobe-ftrace"):
             return self.put_kprobes(addresses, method, seconds)
         return self.put_entries(addresses, method)
