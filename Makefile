@@ -7,8 +7,10 @@ SHELL := /bin/bash
 VENV := .venv/bin
 CONFIG := pyctl/pyproject.toml
 SOAK_COMMITS ?= 100000
-# Files of tests that run at a time: each has a guest, which is busy half of the time.
+# Files of tests that run at a time: each has a guest, which is busy half of the time. Those
+# with guests first: the others are short, and fill up the end.
 TEST_WORKERS ?= 2
+TEST_ORDER := --dist loadgroup --no-loadscope-reorder tests/vm tests/unit
 BENCHES := hits batch native quiesce
 KDIR ?= /lib/modules/$(shell uname -r)/build
 PYTEST := $(VENV)/python -m pytest -c $(CONFIG) --rootdir=.
@@ -45,7 +47,7 @@ soak: bootstrap ## commit SOAK_COMMITS times while the guest is given no peace (
 
 .PHONY: vm-test
 vm-test: bootstrap ## all tests, those in guests too (ARGS= is passed to pytest)
-	@$(PYTEST) -n $(TEST_WORKERS) --dist loadfile tests/unit tests/vm $(ARGS)
+	@$(PYTEST) -n $(TEST_WORKERS) $(TEST_ORDER) $(ARGS)
 
 .PHONY: unit-test
 unit-test: bootstrap ## the tests that need no guest

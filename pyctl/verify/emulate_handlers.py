@@ -49,19 +49,21 @@ WAITED_FOR = 0
 #: What is read of the module's structs: as much as the entries look at, and more.
 DETOUR_BYTES, PROBE_BYTES = 128, 64
 FIRST, LAST = "djp_handler_entry", "djp_entries_end"
-NESTED, RESCHED = "djp_dispatch_nested", "djp_resched"
+NESTED, RESCHED, MAP_HIT = "djp_dispatch_nested", "djp_resched", "djp_map_hit"
 
 
 @dataclass(frozen=True)
 class Entries:
     """The module's code between detours and C. ``names`` are those of its entries, by their
-    addresses; ``nested`` and ``resched`` the C functions that are called now and then."""
+    addresses; ``nested`` and ``resched`` the C functions that are called now and then,
+    ``map_hit`` that for hits by task."""
 
     address: int
     code: bytes
     names: Mapping[int, str]
     nested: int
     resched: int
+    map_hit: int = 0
 
     @cached_property
     def instructions(self) -> list[Instruction]:
@@ -124,7 +126,7 @@ def read_entries(transport: Transport) -> Entries:
     start, end = found[FIRST], found[LAST]
     (code,) = read_memory(transport, [(start, end - start)])
     names = {at: name for name, at in found.items() if start <= at < end}
-    return Entries(start, code, names, found[NESTED], found[RESCHED])
+    return Entries(start, code, names, found[NESTED], found[RESCHED], found[MAP_HIT])
 
 
 def read_handed(
@@ -182,7 +184,7 @@ class Handled(Action):
 
     def calls(self, ending: Ending) -> bool:
         """Whether it is the entries that call: they are where it returns to."""
-        back = _word(ending.memory, ending.registers["rsp"])
+        back = read_word(ending.memory, ending.registers["rsp"])
         return back is not None and back in self._entries
 
     def clobbered(self, state: State) -> Mapping[str, int]:
@@ -276,7 +278,7 @@ class Handled(Action):
             "ss": KERNEL_DS,
         }
         for number, name in enumerate(PT_REGS):
-            found = _word(call.memory, call.registers["rsi"] + WORD * number)
+            found = read_word(call.memory, call.registers["rsi"] + WORD * number)
             if found != words[name]:
                 shown = "nothing" if found is None else f"{found:#x}"
                 yield f"{name} is handed over as {shown}, not {words[name]:#x}"
@@ -291,7 +293,7 @@ class Handled(Action):
         now = self._value(running, state, call, self._running)
         if now != (self._running or begun):
             yield f"{now:#x} is said to be running"
-        noted = _word(call.memory, begun)
+        noted = read_word(call.memory, begun)
         if noted is None or noted & ((1 << 8 * count.size) - 1) != self._preemption:
             yield "the preemption count is not noted"
 
@@ -318,7 +320,7 @@ def _gs_slots(site: Site) -> set[int]:
     }
 
 
-def _word(memory: Mapping[int, int], address: int) -> int | None:
+def read_word(memory: Mapping[int, int], address: int) -> int | None:
     """A word of what was written, if it was."""
     places = [(address + n) & MASK for n in range(WORD)]
     if not all(at in memory for at in places):

@@ -191,8 +191,6 @@ class Optioned(Action):
         if missing:
             yield f"the detour has too much, or nothing, for {', '.join(missing)}"
             return
-        if calls:
-            yield "the detour calls something"
         slots, options = self.slots, self.options
         offered = bool(arrivals) and (self._on or not options.soft) and self._holds(state)
         self._offered += offered
@@ -200,6 +198,7 @@ class Optioned(Action):
         hit = counted and not (options.once and self._fired)
         self.arrivals += arrivals
         self.hits += hit
+        yield from self.check_calls(state, hit=hit, calls=calls)
         yield from self._expect("count", slots.count, state, probed, 1 if hit else 0)
         bucket = self._bucket(state)
         if bucket is not None:
@@ -212,6 +211,12 @@ class Optioned(Action):
             if not offered and after != self._sum:
                 yield "the sample counts an arrival that is not to be counted"
             self._sum = after
+
+    def check_calls(self, state: State, *, hit: bool, calls: Sequence[Ending]) -> Iterator[str]:
+        """What is wrong with the calls of C code, of which there should be none."""
+        del state, hit
+        if calls:
+            yield "the detour calls something"
 
     def _holds(self, state: State) -> bool:
         condition = self.options.condition

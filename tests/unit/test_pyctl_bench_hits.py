@@ -111,7 +111,7 @@ def test_methods_can_be_chosen() -> None:
 FUNCTION = 0xFFFFFFFFC0001000
 DETOUR = 0xFFFFFFFFC0100000
 ENTRY = 0xFFFFFFFFC0200000
-DISPATCH = 0xFFFFFFFFC0300000
+THUNK = 0xFFFFFFFFC0300000
 #: mov %rdi,%rax; lea 1(%rax),%rax twice; add $1,%rax; ret
 PLAIN = bytes.fromhex("48 89 f8 48 8d 40 01 48 8d 40 01 48 83 c0 01 c3")
 REGION = PLAIN[3:11]
@@ -146,13 +146,22 @@ def cases() -> tuple[Captured, Captured, Captured]:
 
 
 def handled() -> Captured:
-    """As kmod/x86/entry.S has it: half of a pt_regs, the other half there, and on to C."""
-    before = bytes.fromhex("54 ff 34 24 9c fc 0f 01 ca 6a 10 68 03 10 00 c0")
+    """As kmod/x86/entry.S has it: half of a pt_regs, the other half there, and the handler."""
+    before = (
+        bytes.fromhex("54 ff 34 24 9c") + increment(0x30) + bytes.fromhex("6a 10 68 03 10 00 c0")
+    )
     call = rel32(0xE8, DETOUR + len(before), ENTRY)
-    after = bytes.fromhex("48 8d 64 24 10 9d 48 8d 64 24 10")
-    # push %rax, 15 times; mov %rsp,%rdi; mov 0x78(%rsp),%rsi; call; pop %rax, 15 times; ret
-    frame = b"\x50" * 15 + bytes.fromhex("48 89 e7 48 8b 74 24 78")
-    frame += rel32(0xE8, ENTRY + len(frame), DISPATCH) + b"\x58" * 15 + b"\xc3"
+    after = bytes.fromhex("48 8d 64 24 28")
+    # push %rax, 15 times; mov %rsp,%rsi; pushq %gs:; incl %gs:; cmpq $0,%gs:; jne
+    frame = b"\x50" * 15 + bytes.fromhex("48 89 e6 65 ff 34 25 80 00 03 00")
+    frame += bytes.fromhex("65 ff 04 25 80 00 03 00 65 48 83 3c 25 90 00 03 00 00 75 40")
+    # mov 0x78(%rsi),%rax; mov -34(%rax),%rax; mov 88(%rax),%rdi; mov %rsp,%gs:
+    frame += bytes.fromhex("48 8b 46 78 48 8b 40 de 48 8b 78 58 65 48 89 24 25 90 00 03 00")
+    frame += bytes.fromhex("48 8b 47 18")  # mov 24(%rdi),%rax
+    frame += rel32(0xE8, ENTRY + len(frame), THUNK)
+    # movq $0,%gs:; decl %gs:; jz; add $8,%rsp; pop %rax, 15 times; ret
+    frame += bytes.fromhex("65 48 c7 04 25 90 00 03 00 00 00 00 00 65 ff 0c 25 80 00 03 00 74 40")
+    frame += bytes.fromhex("48 83 c4 08") + b"\x58" * 15 + b"\xc3"
     pieces = (*probed(), detour(before + call + after), Piece(ENTRY, frame))
     return Captured("handler", pieces)
 
@@ -169,7 +178,7 @@ def test_what_can_not_run_outside_is_refused() -> None:
     with pytest.raises(OracleError, match="refers to data"):
         assemble([Captured("data", (data,))], {})
     with pytest.raises(OracleError, match="no equivalent of schedule"):
-        assemble([handled()], {DISPATCH: "schedule"})
+        assemble([handled()], {THUNK: "schedule"})
 
 
 def test_a_far_away_return_is_a_return() -> None:
@@ -182,7 +191,7 @@ def test_a_far_away_return_is_a_return() -> None:
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc")
 def test_detours_run_here() -> None:
-    text = assemble([*cases(), handled()], {DISPATCH: "djp_dispatch_one"})
+    text = assemble([*cases(), handled()], {THUNK: "__x86_indirect_thunk_rax"})
     times = run_here(text, 3)
     assert times.keys() == {"dead", "count", "far", "handler"}
     assert all(len(ticks) == 3 for ticks in times.values())

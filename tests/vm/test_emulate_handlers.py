@@ -30,7 +30,8 @@ from pyctl.verify.liveness import ALL, Flag, Kernel
 from pyctl.verify.livesites import read_sites
 from pyctl.verify.testmodules import ManyHandlers
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+# Together with all others that use the fixture `kernel`.
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900), pytest.mark.xdist_group("kernel")]
 
 log = logging.getLogger(__name__)
 
@@ -291,10 +292,8 @@ WRONG: Mapping[str, tuple[Callable[[list[bytes]], None], bool]] = {
 def test_wrong_entries_would_be_seen(found: Found, seed: int, what: str) -> None:
     change, with_reader = WRONG[what]
     wrong = changed(found.entries, change)
-    some = random.Random(seed).sample(found.handlers, 2 * EACH)
-    both = [each for each in some if with_reader or not each.reads]
-    share = seen(both if len(both) >= EACH else some, wrong, seed)
-    assert share == 1.0
+    show = [each for each in found.handlers if with_reader or not each.reads]
+    assert seen(random.Random(seed).sample(show, 2 * EACH), wrong, seed) == 1.0
 
 
 def with_entry(each: Handler, address: int) -> Handler:

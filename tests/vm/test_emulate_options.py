@@ -18,13 +18,16 @@ from pyctl import Guest, Probes, Reason
 from pyctl.errors import RefusedError
 from pyctl.options import REGISTERS, TYPES, Condition, Field, Operator, Options
 from pyctl.verify.emulate import STATUS, Site, Verdict, emulate, prologue
+from pyctl.verify.emulate_handlers import read_entries
 from pyctl.verify.emulate_options import InC, Optioned
+from pyctl.verify.emulate_tasks import ByTask
 from pyctl.verify.judgements import MethodCode, SiteFlag, TextPart
 from pyctl.verify.jumps import commit_all
 from pyctl.verify.liveness import ALL, Flag, Kernel
 from pyctl.verify.livesites import LiveSite, read_sites
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+# Together with all others that use the fixture `kernel`.
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900), pytest.mark.xdist_group("kernel")]
 
 log = logging.getLogger(__name__)
 
@@ -79,11 +82,16 @@ INLINE: Mapping[str, Callable[[random.Random], Options]] = {
 IN_C: Mapping[str, Callable[[random.Random], Options]] = {
     "memory": lambda draw: Options(condition(draw, MEMORY)),
     "hist of memory": lambda _draw: Options(hist=MEMORY),
-    "task": lambda draw: Options(by=draw.choice(("pid", "comm")), sample=draw.choice((None, 3))),
 }
+#: And the one for which they call it with nothing but a map.
+BY_TASK: Mapping[str, Callable[[random.Random], Options]] = {
+    "task": lambda draw: Options(draw.choice((None, condition(draw))), draw.choice((None, 3)),
+                                 by=draw.choice(("pid", "comm"))),
+}  # fmt: skip
 #: Runs of each: those that keep something need more of them.
 STATES = {"count": 3, "if": 8, "hist": 4, "sample": 20, "once": 8, "soft": 6, "all": 20}
 C_STATES = 3
+TASK_STATES = 10
 
 
 def choose(part: TextPart, kernel: Kernel, draw: random.Random, kinds: int) -> Iterator[int]:
@@ -128,7 +136,7 @@ def add(probes: Probes, asked: dict[str, Options]) -> dict[str, str]:
 def probe(guest: Guest, kernel: Kernel, seed: int) -> dict[str, list[tuple[LiveSite, Options]]]:
     """Probe them all, read how they stand there, and take the probes out again."""
     draw = random.Random(seed)
-    kinds = {**INLINE, **IN_C}
+    kinds = {**INLINE, **IN_C, **BY_TASK}
     addresses = list(choose(kernel.judgements.parts[0], kernel, draw, len(kinds)))
     assert len(addresses) == PER_KIND * len(kinds)
     names = [name for name in kinds for _ in range(PER_KIND)]
@@ -254,6 +262,33 @@ def test_the_detour_hands_over_the_state(
     report(kind, counts, wrong)
     assert counts["restored"] > PER_KIND / 5
     assert counts["not restored"] > PER_KIND / 10
+
+
+def test_the_detour_calls_for_the_task(
+    guest: Guest, sites: dict[str, list[tuple[LiveSite, Options]]], seed: int
+) -> None:
+    counts: Counter[str] = Counter()
+    wrong = []
+    entries = read_entries(guest.transport)
+    for live, options in sites["task"]:
+        action = ByTask(live.site, options, entries)
+        verdict = emulate(
+            live.site, seed=seed ^ live.site.address, states=TASK_STATES, action=action
+        )
+        if verdict.not_emulated is not None:
+            counts["not emulated"] += 1
+            continue
+        counts["emulated"] += 1
+        counts["arrivals"] += action.arrivals
+        counts["hits"] += action.hits
+        counts["saved" if saves(live) else "not saved"] += 1
+        assert saves(live) or (live.site.calm and live.site.dead == STATUS)
+        if not verdict.same:
+            wrong.append((verdict, options))
+    report("task", counts, wrong)
+    assert counts["saved"] > PER_KIND / 5
+    assert counts["not saved"] > PER_KIND / 10
+    assert 0.05 < counts["hits"] / counts["arrivals"] < 0.95, counts
 
 
 def unsaved(live: LiveSite) -> Site:

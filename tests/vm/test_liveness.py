@@ -9,7 +9,8 @@ import pytest
 
 from pyctl.verify.liveness import Kernel, judge
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+# Together with all others that use the fixture `kernel`.
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900), pytest.mark.xdist_group("kernel")]
 
 log = logging.getLogger(__name__)
 

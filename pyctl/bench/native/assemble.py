@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from iced_x86 import Code, Decoder, Instruction, Mnemonic, OpKind, Register
+from iced_x86 import Code, Decoder, Instruction, MemorySize, Mnemonic, OpKind, Register
 
 from pyctl.errors import OracleError
 
@@ -17,7 +17,13 @@ KERNEL = 0xFFFF800000000000
 #: The kernel's returns may be jumps to this.
 RETURN_THUNK = "__x86_return_thunk"
 #: C code that callbacks.c has an equivalent of.
-CALLBACKS = frozenset({"djp_dispatch_one", "optimized_callback"})
+CALLBACKS = frozenset({"optimized_callback"})
+#: A call of it is one of where %rax says: this machine asks for no retpoline.
+CALL_THUNK = "__x86_indirect_thunk_rax"
+CALL_RAX = bytes.fromhex("ff d0 0f 1f 00")
+#: The preemption count, PREEMPT_COUNT in native.h, which is not 0.
+PREEMPT_COUNT = 0x8000
+COUNTED = frozenset({Mnemonic.INC, Mnemonic.DEC})
 CLAC = bytes.fromhex("0f 01 ca")
 NOP3 = bytes.fromhex("0f 1f 00")
 
@@ -67,6 +73,13 @@ class Slots:
     def __init__(self) -> None:
         self._known: dict[int, int] = {}
 
+    def note(self, body: Iterable[Instruction]) -> None:
+        """Only the preemption count has 32 bits."""
+        for one in body:
+            of_cpu = one.segment_prefix == Register.GS and one.mnemonic in COUNTED
+            if of_cpu and one.memory_size in {MemorySize.UINT32, MemorySize.INT32}:
+                self._known[one.memory_displacement] = PREEMPT_COUNT
+
     def of(self, address: int) -> int:
         """An offset from %gs."""
         return self._known.setdefault(address, SLOT_BYTES * (1 + len(self._known)))
@@ -93,6 +106,8 @@ def _code(number: int, case: Captured, symbols: Mapping[int, str], slots: Slots)
     bodies = [straight(piece) for piece in case.pieces]
     known = {one.ip for body in bodies for one in body}
     where = _Where(number, known, symbols, slots)
+    for body in bodies:
+        slots.note(body)
     for piece, body in zip(case.pieces, bodies, strict=True):
         # As in the kernel: the function in one page, its detour in another.
         yield "\t.balign 4096, 0xcc" if piece.gap is None else f"\t.skip {piece.gap}, 0xcc"
@@ -147,6 +162,15 @@ def _branch(piece: Piece, one: Instruction, code: bytes, where: _Where) -> Itera
     target = one.near_branch_target
     if one.mnemonic == Mnemonic.JMP and where.symbols.get(target) == RETURN_THUNK:
         yield "\tret"
+        return
+    if where.symbols.get(target) == CALL_THUNK:
+        yield _bytes(CALL_RAX)
+        return
+    if one.is_jcc_short_or_near and target not in where.known:
+        # What is for other cases than this one ends the process.
+        condition = code[-5] if len(code) == 6 else code[0]
+        yield _bytes(bytes([0x0F, 0x80 | condition & 0x0F]))
+        yield "\t.long native_unexpected - . - 4"
         return
     inside = 0 <= target - piece.address < len(piece.code)
     if code[0] in {0xE8, 0xE9} or (code[0] == 0x0F and len(code) == 6):

@@ -24,12 +24,20 @@ from pyctl.verify.livetext import read_memory
 PACKAGE = "pyctl.bench.native"
 SOURCES = ("harness.c", "callbacks.c", "native.h")
 #: Those with a jump in a function of djp_bench's own.
-NAMES = ("count", "count-carry", "count-live", "handler", OPTPROBE)
+NAMES = (
+    "count", "count-carry", "count-live", "handler", "handler-reads", "handler-live", OPTPROBE,
+)  # fmt: skip
+#: kmod/x86/entry.S
+ENTRIES = frozenset(
+    f"djp_{kind}_entry{calm}" for kind in ("handler", "reader") for calm in ("", "_calm")
+)
 #: As many bytes as a detour, or the function that it calls, may have.
 PIECE_BYTES = 512
 FUNCTION_BYTES = 64
-#: In the middle of djp_bench's functions, see kmod/test/bench_text.S.
+#: In the middle of djp_bench's functions, see kmod/test/bench_text.S: bytes from their
+#: beginning, behind an ftrace site if there is one.
 POINT = 3
+BEHIND_SITE = 8
 #: Medians that a value is the median of, rounds of each, and calls in a round.
 REPETITIONS = 9
 ROUNDS = 2000
@@ -84,7 +92,7 @@ def capture(
     cases = []
     called: set[int] = set()
     for function in sorted({method.function for method in methods}):
-        start = bench.points()[function][0] - POINT
+        start = bench.points()[function][0] - point(function)
         [code] = read_memory(transport, [(start, FUNCTION_BYTES)])
         cases.append(Captured(function, (Piece(start, code),)))
         called |= targets(cases[-1].pieces[0])
@@ -92,39 +100,47 @@ def capture(
         progress(f"fetching the detour of {method.name}")
         with bench.attached(method):
             bench.check_text(method)
-            start = bench.points()[method.function][0] - POINT
+            at_point = point(method.function)
+            start = bench.points()[method.function][0] - at_point
             [code] = read_memory(transport, [(start, FUNCTION_BYTES)])
             plain = next(case for case in cases if case.name == method.function).pieces[0]
-            [detour_at] = _jump(start, code)
+            detour_at = _jump(start, code, at_point)
             [detour] = read_memory(transport, [(detour_at, PIECE_BYTES)])
             pieces = [Piece(start, code), Piece(detour_at, detour)]
             others = targets(pieces[1]) - set(range(start, start + FUNCTION_BYTES))
             names = {at: str(name) for at, name in symbolize(transport, others).items()}
             for at in others:
-                if "djp_handler_entry" in names.get(at, ""):
+                if names.get(at, "").rpartition(":")[2] in ENTRIES:
                     [entry] = read_memory(transport, [(at, PIECE_BYTES)])
                     pieces.append(Piece(at, entry))
                     called |= targets(pieces[-1])
             called |= others
-            cases.append(Captured(method.name, (*_function(pieces[0], plain), *pieces[1:])))
+            cases.append(
+                Captured(method.name, (*_function(pieces[0], plain, at_point), *pieces[1:]))
+            )
     found = symbolize(transport, called)
     return cases, {at: symbol.name for at, symbol in found.items() if not symbol.offset}
 
 
-def _jump(start: int, code: bytes) -> set[int]:
+def point(function: str) -> int:
+    """Where it is probed, in bytes from its beginning."""
+    return BEHIND_SITE if function == "calm" else POINT
+
+
+def _jump(start: int, code: bytes, at: int) -> int:
     """Where the jump at the probe's place goes."""
-    rel = int.from_bytes(code[POINT + 1 : POINT + 5], "little", signed=True)
-    return {start + POINT + 5 + rel}
+    rel = int.from_bytes(code[at + 1 : at + 5], "little", signed=True)
+    return start + at + 5 + rel
 
 
-def _function(probed: Piece, plain: Piece) -> tuple[Piece, Piece]:
+def _function(probed: Piece, plain: Piece, at: int) -> tuple[Piece, Piece]:
     """The probed function: up to the jump, and what the detour comes back to."""
     body = straight(plain)
-    behind = next(one.ip for one in body if one.ip >= probed.address + POINT + 5)
+    behind = next(one.ip for one in body if one.ip >= probed.address + at + 5)
     rest = behind - probed.address
     return (
-        Piece(probed.address, probed.code[: POINT + 5]),
-        Piece(behind, plain.code[rest:], gap=rest - POINT - 5),
+        Piece(probed.address, probed.code[: at + 5]),
+        Piece(behind, plain.code[rest:], gap=rest - at - 5),
     )
 
 

@@ -6,13 +6,12 @@
 #define SLOT(n)		(0x8000 + 64 * (n))
 #define PREEMPT_COUNT	SLOT(0)
 #define THIS_CPU_OFF	SLOT(1)
-#define RUNNING		SLOT(2)
-#define HANDLED		SLOT(3)
-#define COUNTER		SLOT(4)
-#define CURRENT_KPROBE	SLOT(5)
-#define CTLBLK		SLOT(6)
+#define HANDLED		SLOT(2)
+#define CURRENT_KPROBE	SLOT(3)
+#define CTLBLK		SLOT(4)
 
-/* From a return address into a detour of ours to its pointer: DJP_RET_TO_HEADER. */
-#define HEADER		(8 + 21)
+/* kmod/x86/entry.h */
+#define DETOUR_HANDLER_OF	88
+#define PROBE_HANDLER		24
 
 #endif
