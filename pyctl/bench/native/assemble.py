@@ -18,8 +18,8 @@ KERNEL = 0xFFFF800000000000
 RETURN_THUNK = "__x86_return_thunk"
 #: C code that callbacks.c has an equivalent of.
 CALLBACKS = frozenset({"optimized_callback"})
-#: A call of it is one of where %rax says: this machine asks for no retpoline.
-CALL_THUNK = "__x86_indirect_thunk_rax"
+#: A call of it, by either name, is one of where %rax says: this machine asks for no retpoline.
+CALL_THUNKS = frozenset({"__x86_indirect_thunk_rax", "__x86_indirect_thunk_array"})
 CALL_RAX = bytes.fromhex("ff d0 0f 1f 00")
 #: The preemption count, PREEMPT_COUNT in native.h, which is not 0.
 PREEMPT_COUNT = 0x8000
@@ -163,7 +163,7 @@ def _branch(piece: Piece, one: Instruction, code: bytes, where: _Where) -> Itera
     if one.mnemonic == Mnemonic.JMP and where.symbols.get(target) == RETURN_THUNK:
         yield "\tret"
         return
-    if where.symbols.get(target) == CALL_THUNK:
+    if where.symbols.get(target) in CALL_THUNKS:
         yield _bytes(CALL_RAX)
         return
     if one.is_jcc_short_or_near and target not in where.known:
