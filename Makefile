@@ -11,7 +11,7 @@ SOAK_COMMITS ?= 100000
 # with guests first: the others are short, and fill up the end.
 TEST_WORKERS ?= 2
 TEST_ORDER := --dist loadgroup --no-loadscope-reorder tests/vm tests/unit
-BENCHES := hits batch native quiesce
+BENCHES := hits rate batch native quiesce
 KDIR ?= /lib/modules/$(shell uname -r)/build
 PYTEST := $(VENV)/python -m pytest -c $(CONFIG) --rootdir=.
 # what ruff and mypy look at; a folder that is not there yet is left out
@@ -34,7 +34,7 @@ census: bootstrap ## judge every instruction of a guest's kernel; picture in bui
 	@$(VENV)/djp census --boot bookworm-cloud --picture build/census.svg
 
 .PHONY: bench
-bench: bench-hits bench-batch bench-quiesce ## measure hits, batches and quiescence beside mainline; build/bench-*
+bench: bench-hits bench-rate bench-batch bench-quiesce ## measure hits, rates, batches and quiescence beside mainline; build/bench-*
 
 # One of them, say bench-native (ARGS=).
 .PHONY: $(BENCHES:%=bench-%)

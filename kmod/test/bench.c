@@ -36,20 +36,6 @@
 #define DJP_BENCH_CALLS_MAX	10000
 #define DJP_BENCH_ARGUMENT	39
 
-/**
- * struct djp_bench_function - one to be called
- * @name: without "djp_bench_", or the kernel's
- * @fn: the function
- * @point: of the probe, in bytes from its beginning
- * @want: what it returns
- */
-struct djp_bench_function {
-	const char	*name;
-	unsigned long	(*fn)(unsigned long x);
-	unsigned int	point;
-	unsigned long	want;
-};
-
 /* int_sqrt() is the kernel's, so there is BTF of it. Hardly anybody calls it. */
 static const struct djp_bench_function djp_bench_functions[] = {
 	{ "dead", djp_bench_dead, 3, 42 },
@@ -70,7 +56,13 @@ static u64 djp_bench_ticks[DJP_BENCH_ROUNDS_MAX];
 
 DEFINE_PER_CPU(unsigned long, djp_bench_hits);
 
-static const struct djp_bench_function *djp_bench_find(const char *name)
+/**
+ * djp_bench_find() - a function by its name
+ * @name: the name
+ *
+ * Return: the function, or NULL.
+ */
+const struct djp_bench_function *djp_bench_find(const char *name)
 {
 	unsigned int i;
 
@@ -269,6 +261,8 @@ DEFINE_SHOW_ATTRIBUTE(djp_bench_kernel);
 
 static int __init djp_bench_init(void)
 {
+	int ret;
+
 	djp_bench_dir = debugfs_create_dir("djp_bench", NULL);
 	if (IS_ERR(djp_bench_dir))
 		return PTR_ERR(djp_bench_dir);
@@ -281,12 +275,16 @@ static int __init djp_bench_init(void)
 	djp_bench_peer_init(djp_bench_dir);
 	djp_bench_entries_init(djp_bench_dir);
 	djp_bench_watch_init(djp_bench_dir);
-	return 0;
+	ret = djp_bench_rate_init(djp_bench_dir);
+	if (ret)
+		debugfs_remove_recursive(djp_bench_dir);
+	return ret;
 }
 
 static void __exit djp_bench_exit(void)
 {
 	debugfs_remove_recursive(djp_bench_dir);
+	djp_bench_rate_exit();
 	djp_bench_watch_exit();
 	djp_bench_entries_exit();
 	djp_bench_peer_exit();

@@ -30,7 +30,22 @@ asmlinkage void djp_bench_direct_handler(void);
 /* What every handler increments, and nothing else. */
 DECLARE_PER_CPU(unsigned long, djp_bench_hits);
 
+/**
+ * struct djp_bench_function - one to be called
+ * @name: without "djp_bench_", or the kernel's
+ * @fn: the function
+ * @point: of the probe, in bytes from its beginning
+ * @want: what it returns
+ */
+struct djp_bench_function {
+	const char	*name;
+	unsigned long	(*fn)(unsigned long x);
+	unsigned int	point;
+	unsigned long	want;
+};
+
 /* bench.c */
+const struct djp_bench_function *djp_bench_find(const char *name);
 int djp_bench_point(const char *name, unsigned long *addr);
 int djp_bench_read(char *buf, size_t size, const char __user *user, size_t len);
 char *djp_bench_read_lines(const char __user *user, size_t len, size_t max);
@@ -46,5 +61,9 @@ void djp_bench_entries_exit(void);
 /* bench_watch.c */
 void djp_bench_watch_init(struct dentry *dir);
 void djp_bench_watch_exit(void);
+
+/* bench_rate.c */
+int djp_bench_rate_init(struct dentry *dir);
+void djp_bench_rate_exit(void);
 
 #endif /* _DJP_BENCH_H */

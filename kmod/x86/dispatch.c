@@ -203,6 +203,22 @@ asmlinkage notrace __visible void djp_dispatch_nested(const struct djp_begun *be
 }
 NOKPROBE_SYMBOL(djp_dispatch_nested);
 
+#if defined(CONFIG_CFI_CLANG) || defined(CONFIG_CFI)
+/**
+ * djp_call_handler() - call a handler, with its type checked
+ * @p: whose
+ * @regs: its argument
+ *
+ * Context: that of the probed code, preemption disabled.
+ */
+asmlinkage notrace __visible void djp_call_handler(struct djprobe *p,
+						   struct pt_regs *regs)
+{
+	p->handler(p, regs);
+}
+NOKPROBE_SYMBOL(djp_call_handler);
+#endif
+
 /**
  * djp_resched() - preemption is enabled again, and was waited for
  *

@@ -103,8 +103,12 @@
 	movq	-DJP_RET_TO_HEADER_ONE(%rax), %rax
 	movq	DJP_DETOUR_HANDLER_OF(%rax), %rdi
 	movq	%rsp, PER_CPU_VAR(djp_running)
+#if defined(CONFIG_CFI_CLANG) || defined(CONFIG_CFI)
+	call	djp_call_handler	/* the compiler knows how */
+#else
 	movq	DJP_PROBE_HANDLER(%rdi), %rax
 	CALL_NOSPEC rax
+#endif
 	movq	$0, PER_CPU_VAR(djp_running)
 .Lenable_\@:
 	decl	PER_CPU_VAR(DJP_PREEMPT_COUNT)

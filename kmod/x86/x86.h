@@ -229,6 +229,7 @@ unsigned long djp_entry_address(enum djp_entry entry);
 asmlinkage void djp_dispatch(struct pt_regs *regs, unsigned long ret);
 asmlinkage void djp_dispatch_nested(const struct djp_begun *begun,
 				    struct pt_regs *regs);
+asmlinkage void djp_call_handler(struct djprobe *p, struct pt_regs *regs);
 asmlinkage void djp_resched(void);
 void djp_run_actions(const struct djp_detour *detour, struct pt_regs *regs,
 		     bool count_all);

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -150,13 +150,13 @@ class HitBench:
                 before = hits()
                 run = self._run(method.function)
                 counted = hits() - before
-        except _NotOfferedError as error:
+        except NotOfferedError as error:
             return HitRow(
                 method.name, method.kind, method.what, None, None, None, 0, None, None, None,
                 str(error),
             )  # fmt: skip
         finally:
-            self._wait_for_text(method)
+            self.wait_for_text(method.function, self._text)
         expected = method.expected(run.calls)
         if run.wrong or counted != expected:
             raise OracleError(
@@ -184,7 +184,7 @@ class HitBench:
     def _bare_run(self, function: str) -> Run:
         if function not in self._bare:
             self._bare[function] = self._run(function)
-            self._text = {name: data for name, (_at, data) in self.points().items()}
+            self._text = self.texts()
         return self._bare[function]
 
     def _run(self, function: str) -> Run:
@@ -208,7 +208,7 @@ class HitBench:
             self._control.submit([f"p:{PROBE} {address:#x} {method.words}", "commit"])
         except ControlError as error:
             if error.reason in UNKNOWN:
-                raise _NotOfferedError(f"not offered: {error.message}") from error
+                raise NotOfferedError(f"not offered: {error.message}") from error
             raise
         try:
             if method.then is not None:
@@ -224,7 +224,7 @@ class HitBench:
             self._transport.write(file, f"{method.words} {method.function}\n".encode())
         except RemoteOSError as error:
             if error.errno == errno.EOPNOTSUPP:
-                raise _NotOfferedError("not offered: this kernel was built without it") from error
+                raise NotOfferedError("not offered: this kernel was built without it") from error
             raise
         try:
             yield lambda: int(self._transport.read(file).split()[1])
@@ -253,14 +253,17 @@ class HitBench:
             f"{self._transport.host}: {method.name}: the byte at {method.function} is {byte:02x}"
         )
 
-    def _wait_for_text(self, method: Method) -> None:
-        """Until there is nothing any more."""
+    def texts(self) -> dict[str, bytes]:
+        """The bytes where each function is probed."""
+        return {name: data for name, (_at, data) in self.points().items()}
+
+    def wait_for_text(self, function: str, before: Mapping[str, bytes]) -> None:
+        """Until there is nothing any more: it is as it was ``before``."""
         for _ in attempts(Deadline.after(OPTIMISE_SECONDS)):
-            if self.points()[method.function][1] == self._text[method.function]:
+            if self.points()[function][1] == before[function]:
                 return
         raise OracleError(
-            f"{self._transport.host}: {method.name}: the text of {method.function} is not what "
-            "it was before"
+            f"{self._transport.host}: the text of {function} is not what it was before"
         )
 
     def _note(self, method: Method) -> str | None:
@@ -273,7 +276,7 @@ class HitBench:
         return None
 
 
-class _NotOfferedError(Exception):
+class NotOfferedError(Exception):
     """This kernel, or this module, has not got the method."""
 
 

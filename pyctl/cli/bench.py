@@ -23,6 +23,7 @@ from pyctl.cli.bench_batch import batch
 from pyctl.cli.bench_hits import hits
 from pyctl.cli.bench_native import native
 from pyctl.cli.bench_output import BootOption, PictureOption, SaveOption, give
+from pyctl.cli.bench_rate import rate
 from pyctl.cli.options import JsonOption, chosen, words
 from pyctl.cli.output import Reporter
 from pyctl.errors import UsageError
@@ -33,6 +34,7 @@ bench_app = typer.Typer(help="Measure, in throw-away guests.", no_args_is_help=T
 bench_app.command()(hits)
 bench_app.command()(batch)
 bench_app.command()(native)
+bench_app.command()(rate)
 
 
 @bench_app.command()

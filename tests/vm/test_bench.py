@@ -11,6 +11,7 @@ from pyctl import Guest
 from pyctl.bench.batch import BatchBench, BatchCase, Place, Sites, Way
 from pyctl.bench.hits import HitBench, HitRow
 from pyctl.bench.methods import METHODS, OPTPROBE
+from pyctl.bench.rate import RateBench
 from pyctl.errors import OracleError
 from pyctl.module import SOURCE
 from pyctl.verify.judgements import Judgements
@@ -25,6 +26,18 @@ EXACT = {"count": 3, "count-entry": 3, "count-carry": 3, "count-by-cpu": 3, "cou
 #: Not again in the second run: to compile it takes a while.
 ONCE = {"bpf-fentry"}
 CALLS, ROUNDS = 160, 5
+RATED = {
+    "count", "count-sample", "count-once", "count-by-pid", "handler", "handler-reads", OPTPROBE,
+}  # fmt: skip
+    "count",
+    "count-sample",
+    "count-once",
+    "count-by-pid",
+    "handler",
+    "handler-reads",
+    OPTPROBE,
+}
+CPUS = 2
 PROBES = 100
 
 
@@ -81,6 +94,20 @@ def test_a_lost_hit_is_an_error(bench: HitBench) -> None:
     method = next(one for one in METHODS if one.name == "count")
     with pytest.raises(OracleError, match="hits were counted instead of"):
         bench.row(replace(method, expected=lambda calls: calls + 1))
+
+
+def test_events_on_all_cpus_are_all_counted(watched: Guest) -> None:
+    """Whatever stands there, at once on each CPU."""
+    bench = RateBench(watched, calls=1600, rounds=2)
+    for method in METHODS:
+        if method.name in RATED:
+            row = bench.row(method)
+            assert row.cpus == CPUS
+            assert row.calls == CPUS * 1600 * 2
+            assert row.hits == row.expected == method.expected(row.calls), method.name
+    count = next(one for one in METHODS if one.name == "count")
+    with pytest.raises(OracleError, match="hits were counted instead of"):
+        bench.row(replace(count, expected=lambda calls: calls - 1))
 
 
 @pytest.mark.timeout(600)  # judging every instruction counts, if it is the first
