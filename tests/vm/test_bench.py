@@ -29,14 +29,6 @@ CALLS, ROUNDS = 160, 5
 RATED = {
     "count", "count-sample", "count-once", "count-by-pid", "handler", "handler-reads", OPTPROBE,
 }  # fmt: skip
-    "count",
-    "count-sample",
-    "count-once",
-    "count-by-pid",
-    "handler",
-    "handler-reads",
-    OPTPROBE,
-}
 CPUS = 2
 PROBES = 100
 
