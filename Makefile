@@ -46,7 +46,11 @@ soak: bootstrap ## commit SOAK_COMMITS times while the guest is given no peace (
 	@$(VENV)/djp soak --commits $(SOAK_COMMITS) $(ARGS)
 
 .PHONY: vm-test
-vm-test: bootstrap ## all tests, those in guests too (ARGS= is passed to pytest)
+vm-test: bootstrap ## the tests, those in guests too (ARGS= is passed to pytest)
+	@$(PYTEST) -n $(TEST_WORKERS) $(TEST_ORDER) -m "not product" $(ARGS)
+
+.PHONY: vm-test-all
+vm-test-all: bootstrap ## those too that try every combination of who is held, how and by which strategy
 	@$(PYTEST) -n $(TEST_WORKERS) $(TEST_ORDER) $(ARGS)
 
 .PHONY: unit-test

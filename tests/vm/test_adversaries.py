@@ -10,14 +10,14 @@ these tests prove nothing. See kmod/test/hold.c for how it is done.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import pytest
 
 from pyctl import ControlError, Guest, Probe, Probes, Reason
-from pyctl.bench.rows import SOUND
+from pyctl.bench.rows import BEST, SOUND
 from pyctl.errors import DjprobesError, RemoteOSError
 from pyctl.module import SOURCE as KMOD
 from pyctl.quiescence import AUTO, BlockerKind
@@ -90,6 +90,25 @@ HANDLER_CASES = (
     Case(Preemption.FULL, VictimKind.KTHREAD, Way.SPIN),
     Case(Preemption.NONE, VictimKind.KTHREAD, Way.SPIN),
 )
+
+
+def pairs(cases: Sequence[Case]) -> pytest.MarkDecorator:
+    """Every strategy in every case: the best in all, the others where they are the first of
+    their way; the rest only where the whole product is asked for."""
+    first = {case.way: case for case in reversed(cases)}
+    return pytest.mark.parametrize(
+        ("case", "strategy"),
+        [
+            pytest.param(
+                case,
+                strategy,
+                marks=() if strategy == BEST or case is first[case.way] else pytest.mark.product,
+                id=f"{case}-{strategy}",
+            )
+            for case in cases
+            for strategy in SOUND
+        ],
+    )
 
 
 @pytest.fixture
@@ -228,8 +247,7 @@ def assert_dies(guest: Guest, victim: Victim) -> None:
     pytest.fail("the victim went on as if nothing had happened")
 
 
-@pytest.mark.parametrize("strategy", SOUND)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pairs(CASES)
 def test_nothing_is_written_under_the_victim(
     guest: Guest, lab: Probes, case: Case, strategy: str
 ) -> None:
@@ -347,9 +365,8 @@ def test_idle_cpus_that_need_no_interrupt_are_seen_too() -> None:
         log.check()
 
 
-@pytest.mark.parametrize("strategy", SOUND)
 @pytest.mark.parametrize("place", ["detour_head", "detour_copy"])
-@pytest.mark.parametrize("case", DETOUR_CASES, ids=str)
+@pairs(DETOUR_CASES)
 def test_no_detour_is_freed_under_the_victim(
     guest: Guest, lab: Probes, case: Case, place: str, strategy: str
 ) -> None:
@@ -395,8 +412,7 @@ def test_a_site_waits_for_who_will_come_from_a_retired_detour(
         assert_calls_on(victim, lab)
 
 
-@pytest.mark.parametrize("strategy", SOUND)
-@pytest.mark.parametrize("case", HANDLER_CASES, ids=str)
+@pairs(HANDLER_CASES)
 def test_no_detour_is_freed_under_a_handler(
     guest: Guest, lab: Probes, case: Case, strategy: str
 ) -> None:
@@ -431,11 +447,10 @@ def test_a_handler_has_ended_when_its_probe_is_gone(
         assert_calls_on(victim, lab)
 
 
-@pytest.mark.parametrize("strategy", SOUND)
-@pytest.mark.parametrize("kind", [VictimKind.KTHREAD, VictimKind.USER])
 @pytest.mark.parametrize("entered", ["text", "bypass", "jump"])
+@pairs([Case(Preemption.FULL, kind, Way.SLEEP) for kind in (VictimKind.KTHREAD, VictimKind.USER)])
 def test_a_sleeper_is_not_waited_for(
-    guest: Guest, lab: Probes, entered: str, kind: VictimKind, strategy: str
+    guest: Guest, lab: Probes, entered: str, case: Case, strategy: str
 ) -> None:
     """Whoever sleeps in a displaced call returns to the text, not to the detour; whether
     the call was made from the one or the other, and whatever it left on its stack."""
@@ -443,8 +458,8 @@ def test_a_sleeper_is_not_waited_for(
     probe = None if entered == "text" else lab.add(SLEEPY)
     if entered == "jump":
         assert lab.commit().complete
-    with Victim(guest, kind, SLEEPY_FUNCTION) as victim:
-        victim.hold(Way.SLEEP)
+    with Victim(guest, case.kind, SLEEPY_FUNCTION) as victim:
+        victim.hold(case.way)
         through_probe = victim.calls.calls if probe else 0
         probe = probe or lab.add(SLEEPY)
         assert lab.commit().complete
