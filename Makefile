@@ -10,7 +10,7 @@ SOAK_COMMITS ?= 100000
 # Files of tests that run at a time: each has a guest, which is busy half of the time. Those
 # with guests first: the others are short, and fill up the end.
 TEST_WORKERS ?= 2
-TEST_ORDER := --dist loadgroup --no-loadscope-reorder tests/vm tests/unit
+TEST_ORDER := --dist loadfile --no-loadscope-reorder tests/vm tests/unit
 BENCHES := hits rate batch native quiesce
 KDIR ?= /lib/modules/$(shell uname -r)/build
 PYTEST := $(VENV)/python -m pytest -c $(CONFIG) --rootdir=.

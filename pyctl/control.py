@@ -236,7 +236,7 @@ def parse_features(text: str) -> Features:
         elif words:
             rest = " ".join(words[1:])
             plain = {"yes": True, "no": False}.get(rest)
-            number = int(rest) if rest.isdigit() else rest
+            number = int(rest) if rest.isdecimal() else rest
             values[words[0]] = number if plain is None else plain
     return Features(symbols, values)
 

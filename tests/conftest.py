@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
+
+#: They share what takes minutes to make: judgements of all instructions, and which flags are
+#: live there.
+TOGETHER = frozenset(
+    f"test_{name}.py"
+    for name in (
+        "emulate", "emulate_handlers", "emulate_options", "liveness", "peers", "reach", "sample",
+    )
+)  # fmt: skip
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file stays together, for it has a guest of its own; files that say so stay together
-    because of what takes long to make, see `xdist_group` in them."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+class Scheduling(LoadFileScheduling):
+    """A file stays together, for it has a guest of its own; and some files do."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        scope = super()._split_scope(nodeid)
+        return "together" if scope.rpartition("/")[2] in TOGETHER else scope
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    """Asked by pytest-xdist where several processes run. Its own groups (xdist_group, 3.8) are
+    lost on pytest 9, whose test ids can't be written to."""
+    return Scheduling(config, log)

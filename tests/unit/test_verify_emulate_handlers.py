@@ -22,6 +22,7 @@ DETOUR = 0xFFFFFFFFC0400010
 ENTRY = 0xFFFFFFFFC0500020
 THUNK, HANDLER = 0xFFFFFFFF81A01740, 0xFFFFFFFFC0601230
 NESTED, RESCHED = 0xFFFFFFFFC0502000, 0xFFFFFFFFC0502100
+MAP_HIT = 0xFFFFFFFFC0502200
 STRUCT, PROBE = 0xFFFF888012345600, 0xFFFF888023456700
 COUNT, PREEMPTION, RUNNING = 0x1F040, 0x1FB40, 0x34000
 STATES = 60
@@ -264,6 +265,7 @@ KALLSYMS = f"""\
 {ENTRY + 8:x} t djp_entries_end\t[djprobes]
 {NESTED:x} t djp_dispatch_nested\t[djprobes]
 {RESCHED:x} t djp_resched\t[djprobes]
+{MAP_HIT:x} t djp_map_hit\t[djprobes]
 {RUNNING:x} a djp_running\t[djprobes]
 """
 
@@ -295,7 +297,7 @@ def test_the_code_is_read_from_the_host() -> None:
     by = read_entries(Host({ENTRY: bytes(range(8))}, KALLSYMS))
     assert by.code == bytes(range(8))
     assert by.names == {ENTRY: "djp_handler_entry", ENTRY + 4: "djp_reader_entry"}
-    assert (by.nested, by.resched) == (NESTED, RESCHED)
+    assert (by.nested, by.resched, by.map_hit) == (NESTED, RESCHED, MAP_HIT)
 
 
 def test_what_is_handed_over_is_read_from_the_host() -> None:

@@ -31,13 +31,7 @@ from pyctl.verify.liveness import Kernel
 from pyctl.verify.livesites import LiveSite, read_sites
 from pyctl.verify.livetext import Text, read_text
 
-pytestmark = [
-    pytest.mark.vm,
-    pytest.mark.timeout(900),
-    pytest.mark.usefixtures("targets"),
-    # Together with all others that use the fixture `kernel`.
-    pytest.mark.xdist_group("kernel"),
-]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900), pytest.mark.usefixtures("targets")]
 
 log = logging.getLogger(__name__)
 

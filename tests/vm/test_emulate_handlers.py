@@ -30,8 +30,7 @@ from pyctl.verify.liveness import ALL, Flag, Kernel
 from pyctl.verify.livesites import read_sites
 from pyctl.verify.testmodules import ManyHandlers
 
-# Together with all others that use the fixture `kernel`.
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900), pytest.mark.xdist_group("kernel")]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 log = logging.getLogger(__name__)
 

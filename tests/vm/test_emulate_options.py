@@ -26,8 +26,7 @@ from pyctl.verify.jumps import commit_all
 from pyctl.verify.liveness import ALL, Flag, Kernel
 from pyctl.verify.livesites import LiveSite, read_sites
 
-# Together with all others that use the fixture `kernel`.
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900), pytest.mark.xdist_group("kernel")]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,7 @@ import pytest
 
 from pyctl.verify.liveness import Kernel, judge
 
-# Together with all others that use the fixture `kernel`.
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900), pytest.mark.xdist_group("kernel")]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 log = logging.getLogger(__name__)
 
