@@ -14,7 +14,8 @@ from pyctl.bench.methods import OPTPROBE, Kind
 from pyctl.bench.rate import RateRow
 
 #: Cells of the bar of a function without a probe.
-BAR = 20
+BAR = 12
+MILLION = 1e6
 
 
 def document(rows: Sequence[RateRow]) -> list[dict[str, Any]]:
@@ -45,10 +46,9 @@ def _table(rows: Sequence[RateRow]) -> RenderableType:
     result.add_column("method", no_wrap=True)
     result.add_column("whose", no_wrap=True)
     result.add_column("")
-    for heading in ("events/s", "spread", "of bare", f"of {OPTPROBE}"):
+    for heading in ("million/s", "spread", "of bare", f"of {OPTPROBE}"):
         result.add_column(heading, justify="right", no_wrap=True)
     result.add_column("", no_wrap=True, min_width=BAR)
-    result.add_column("hits", justify="right", no_wrap=True)
     for row in rows:
         ours = row.kind == Kind.OURS
         style = "green" if ours else "yellow"
@@ -56,11 +56,10 @@ def _table(rows: Sequence[RateRow]) -> RenderableType:
             Text(row.method, style=style),
             "ours" if ours else "mainline",
             row.what,
-            f"{row.events_per_s:,}",
-            f"{row.spread:,}",
+            f"{(row.events_per_s or 0) / MILLION:.2f}",
+            f"{(row.spread or 0) / MILLION:.2f}",
             f"{row.of_bare:.3f}",
             "-" if row.ratio is None else f"{row.ratio:.2f}",
             Text("█" * round(BAR * min(1.0, row.of_bare or 0)) or "▏", style=style),
-            f"{row.hits:,}",
         )
     return result
