@@ -59,7 +59,7 @@ static inline bool djp_emit_rel32(struct djp_code *code, u8 opcode,
 struct djp_counter;
 
 /* The longest that djp_inline() makes of one action. */
-#define DJP_INLINE_MAX	144
+#define DJP_INLINE_MAX	127
 
 /* x86/inline.c */
 u8 djp_inline_writes(const struct djp_counter *counter);

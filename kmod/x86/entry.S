@@ -41,12 +41,8 @@
 	.endif
 .endm
 
-/* The rest of pt_regs. */
-.macro DJP_SAVE_REGS calm:req
-	ANNOTATE_NOENDBR		/* reached by direct calls only */
-	UNWIND_HINT_IRET_REGS offset=8
-	DJP_CALM_DOWN \calm
-	pushq	%rdi
+/* What C code may change, in the order of pt_regs; but for %rdi, above them. */
+.macro DJP_PUSH_SCRATCH
 	pushq	%rsi
 	pushq	%rdx
 	pushq	%rcx
@@ -55,6 +51,26 @@
 	pushq	%r9
 	pushq	%r10
 	pushq	%r11
+.endm
+
+.macro DJP_POP_SCRATCH
+	popq	%r11
+	popq	%r10
+	popq	%r9
+	popq	%r8
+	popq	%rax
+	popq	%rcx
+	popq	%rdx
+	popq	%rsi
+.endm
+
+/* The rest of pt_regs. */
+.macro DJP_SAVE_REGS calm:req
+	ANNOTATE_NOENDBR		/* reached by direct calls only */
+	UNWIND_HINT_IRET_REGS offset=8
+	DJP_CALM_DOWN \calm
+	pushq	%rdi
+	DJP_PUSH_SCRATCH
 	pushq	%rbx
 	pushq	%rbp
 	pushq	%r12
@@ -72,18 +88,6 @@
 	popq	%r12
 	popq	%rbp
 	popq	%rbx
-.endm
-
-.macro DJP_RESTORE_CALLER_SAVED
-	popq	%r11
-	popq	%r10
-	popq	%r9
-	popq	%r8
-	popq	%rax
-	popq	%rcx
-	popq	%rdx
-	popq	%rsi
-	popq	%rdi
 .endm
 
 /*
@@ -123,7 +127,8 @@
 	addq	$8, %rsp
 	DJP_RESTORE_CALLEE_SAVED
 	.endif
-	DJP_RESTORE_CALLER_SAVED
+	DJP_POP_SCRATCH
+	popq	%rdi
 	UNWIND_HINT_FUNC
 	RET
 .Lnested_\@:
@@ -162,7 +167,8 @@ SYM_FUNC_START(djp_actions_entry)
 	movq	ORIG_RAX(%rsp), %rsi
 	call	djp_dispatch
 	DJP_RESTORE_CALLEE_SAVED
-	DJP_RESTORE_CALLER_SAVED
+	DJP_POP_SCRATCH
+	popq	%rdi
 	UNWIND_HINT_FUNC
 	RET
 SYM_FUNC_END(djp_actions_entry)
@@ -170,14 +176,7 @@ SYM_FUNC_END(djp_actions_entry)
 .macro DJP_MAP_ENTRY calm:req
 	ANNOTATE_NOENDBR
 	DJP_CALM_DOWN \calm
-	pushq	%rsi
-	pushq	%rdx
-	pushq	%rcx
-	pushq	%rax
-	pushq	%r8
-	pushq	%r9
-	pushq	%r10
-	pushq	%r11
+	DJP_PUSH_SCRATCH
 	incl	PER_CPU_VAR(DJP_PREEMPT_COUNT)
 	call	djp_map_hit
 	decl	PER_CPU_VAR(DJP_PREEMPT_COUNT)
@@ -185,14 +184,7 @@ SYM_FUNC_END(djp_actions_entry)
 	jz	.Lresched_\@
 #endif
 .Ldone_\@:
-	popq	%r11
-	popq	%r10
-	popq	%r9
-	popq	%r8
-	popq	%rax
-	popq	%rcx
-	popq	%rdx
-	popq	%rsi
+	DJP_POP_SCRATCH
 	RET
 #ifdef CONFIG_PREEMPTION
 .Lresched_\@:

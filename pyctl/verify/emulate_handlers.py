@@ -150,7 +150,23 @@ def read_handed(
     ]
 
 
-class Handled(Action):
+class ThroughEntries(Action):
+    """Of an action whose detour calls one of the entries: they call C code."""
+
+    _entries: Entries
+
+    def calls(self, ending: Ending) -> bool:
+        """Whether it is the entries that call: they are where it returns to."""
+        back = read_word(ending.memory, ending.registers["rsp"])
+        return back is not None and back in self._entries
+
+    def clobbered(self, state: State) -> Mapping[str, int]:
+        """All that a function may."""
+        draw = random.Random(state.seed)
+        return {name: draw.getrandbits(64) for name in CLOBBERED}
+
+
+class Handled(ThroughEntries):
     """The action of a probe with a handler: called once, with the state of the arrival, and
     not preempted; counted once."""
 
@@ -181,16 +197,6 @@ class Handled(Action):
             (self._entries.address, self._entries.code),
             (self._site.detour - len(header), header),
         ]
-
-    def calls(self, ending: Ending) -> bool:
-        """Whether it is the entries that call: they are where it returns to."""
-        back = read_word(ending.memory, ending.registers["rsp"])
-        return back is not None and back in self._entries
-
-    def clobbered(self, state: State) -> Mapping[str, int]:
-        """All that a function may."""
-        draw = random.Random(state.seed)
-        return {name: draw.getrandbits(64) for name in CLOBBERED}
 
     def draw(self, state: State, draw: random.Random) -> State:
         """Any state; what the entries find in their slots is drawn too."""

@@ -23,12 +23,12 @@ from pyctl.verify.emulate_handlers import (
     WAITED_FOR,
     WORD,
     Entries,
-    read_word,
+    ThroughEntries,
 )
 from pyctl.verify.emulate_options import Optioned
 
 
-class ByTask(Optioned):
+class ByTask(ThroughEntries, Optioned):
     """Each hit calls the function once, with the probe's map and not preempted."""
 
     #: Flags, a register and two return addresses; and what C code may change but that register.
@@ -48,16 +48,6 @@ class ByTask(Optioned):
     def code(self) -> Sequence[tuple[int, bytes]]:
         """The entries."""
         return [(self._entries.address, self._entries.code)]
-
-    def calls(self, ending: Ending) -> bool:
-        """Whether it is the entries that call: they are where it returns to."""
-        back = read_word(ending.memory, ending.registers["rsp"])
-        return back is not None and back in self._entries
-
-    def clobbered(self, state: State) -> Mapping[str, int]:
-        """All that a function may."""
-        draw = random.Random(state.seed)
-        return {name: draw.getrandbits(64) for name in CLOBBERED}
 
     def draw(self, state: State, draw: random.Random) -> State:
         """In some of them somebody waits for preemption."""
