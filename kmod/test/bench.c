@@ -41,7 +41,7 @@ static const struct djp_bench_function djp_bench_functions[] = {
 	{ "dead", djp_bench_dead, 3, 42 },
 	{ "carry", djp_bench_carry, 3, 42 },
 	{ "live", djp_bench_live, 3, 42 },
-	{ "calm", djp_bench_calm, 8, 42 },
+	{ "calm", djp_bench_entry, 8, 42 },
 	{ "entry", djp_bench_entry, 0, 42 },
 	{ "int_sqrt", int_sqrt, 0, 6 },
 };

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Functions to be called and probed, see djp_bench.h. Each but "entry" is probed where
- * two instructions of four bytes stand which leave the flags alone, and of which kprobes
- * make a jump too.
+ * Functions to be called and probed, see djp_bench.h. Each is probed where two
+ * instructions of four bytes stand which leave the flags alone, and of which kprobes
+ * make a jump too; the last one at its entry, too.
  */
 #include <linux/linkage.h>
 #include <asm/percpu.h>
@@ -37,34 +37,19 @@ SYM_FUNC_START(djp_bench_live)
 1:	RET
 SYM_FUNC_END(djp_bench_live)
 
-/* Listed here, as the compiler would. */
-.macro DJP_BENCH_FTRACE_SITE
-.Lsite_\@:
-	call	__fentry__
-	.pushsection __mcount_loc, "a"
-	.balign	8
-	.quad	.Lsite_\@
-	.popsection
-.endm
-
-	.balign	64, 0xcc
-SYM_FUNC_START(djp_bench_calm)
-	DJP_BENCH_FTRACE_SITE
-	movq	%rdi, %rax
-	leaq	1(%rax), %rax
-	leaq	1(%rax), %rax
-	addq	$1, %rax
-	RET
-SYM_FUNC_END(djp_bench_calm)
-
+/* Only listed here, as the compiler would. */
 	.balign	64, 0xcc
 SYM_FUNC_START(djp_bench_entry)
-	DJP_BENCH_FTRACE_SITE
+1:	call	__fentry__
 	movq	%rdi, %rax
 	leaq	1(%rax), %rax
 	leaq	1(%rax), %rax
 	addq	$1, %rax
 	RET
+	.pushsection __mcount_loc, "a"
+	.balign	8
+	.quad	1b
+	.popsection
 SYM_FUNC_END(djp_bench_entry)
 
 /* At a function's entry nothing lives in the flags. */

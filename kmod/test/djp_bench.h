@@ -14,13 +14,11 @@ struct dentry;
 
 /*
  * bench_text.S: each returns 42 for 39. Where the probe goes, nothing lives in the
- * flags, or CF does, or ZF; the last two have an ftrace site at their entry, and "entry"
- * is probed there.
+ * flags, or CF does, or ZF; the last has an ftrace site at its entry.
  */
 asmlinkage unsigned long djp_bench_dead(unsigned long x);
 asmlinkage unsigned long djp_bench_carry(unsigned long x);
 asmlinkage unsigned long djp_bench_live(unsigned long x);
-asmlinkage unsigned long djp_bench_calm(unsigned long x);
 asmlinkage unsigned long djp_bench_entry(unsigned long x);
 
 /* bench_text.S: targets of a direct call from an ftrace site. */
