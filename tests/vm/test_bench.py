@@ -88,6 +88,14 @@ def test_a_lost_hit_is_an_error(bench: HitBench) -> None:
         bench.row(replace(method, expected=lambda calls: calls + 1))
 
 
+@pytest.fixture(scope="module")
+def loaded(guest: Guest) -> None:
+    """What the benches put in themselves, in a guest that several of them share."""
+    for name in ("djp_peer", "djp_bench"):
+        guest.load_extra(name, source=SOURCE)
+
+
+@pytest.mark.usefixtures("loaded")
 def test_events_on_all_cpus_are_all_counted(watched: Guest) -> None:
     """Whatever stands there, at once on each CPU."""
     bench = RateBench(watched, calls=1600, rounds=2)
@@ -102,12 +110,11 @@ def test_events_on_all_cpus_are_all_counted(watched: Guest) -> None:
         bench.row(replace(count, expected=lambda calls: calls - 1))
 
 
+@pytest.mark.usefixtures("loaded")
 @pytest.mark.timeout(600)  # judging every instruction counts, if it is the first
 def test_a_small_batch(guest: Guest, judgements: Judgements) -> None:
     """Ours and mainline's, in the middle and at entries, those without an
     ftrace site too; text is compared after each."""
-    for name in ("djp_peer", "djp_bench"):
-        guest.load_extra(name, source=SOURCE)
     cases = [
         BatchCase(Way.COUNT, Place.MIDDLE, PROBES),
         BatchCase(Way.SWITCH_TEXT, Place.MIDDLE, PROBES),
