@@ -1,10 +1,8 @@
-"""The table of ``djp bench batch``, for people and for programs."""
+"""The table of ``djp bench batch``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -28,11 +26,6 @@ WORDS = {
     Way.FTRACE: "one ftrace_ops, filtered",
     Way.FPROBE: "one fprobe (kprobe.multi)",
 }
-
-
-def document(rows: Sequence[BatchRow]) -> list[dict[str, Any]]:
-    """An array of objects with exactly the fields of :class:`BatchRow` as keys."""
-    return [asdict(row) for row in rows]
 
 
 def table(rows: Sequence[BatchRow]) -> RenderableType:

@@ -1,11 +1,9 @@
-"""The table of ``djp bench quiesce``, for people and for programs."""
+"""The table of ``djp bench quiesce``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import groupby
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -25,11 +23,6 @@ CASES = {
     "load": "a process on each CPU computes",
     "crowd": "2,000 threads sleep",
 }
-
-
-def document(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """An array of objects with exactly the fields of :class:`Row` as keys."""
-    return [asdict(row) for row in ordered(rows)]
 
 
 def table(rows: Sequence[Row]) -> RenderableType:

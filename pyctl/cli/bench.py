@@ -16,9 +16,10 @@ from pyctl.bench.rows import (
     Cell,
     Row,
     default_cells,
+    ordered,
     product_cells,
 )
-from pyctl.bench.table import document, table
+from pyctl.bench.table import table
 from pyctl.cli.bench_batch import batch
 from pyctl.cli.bench_hits import hits
 from pyctl.cli.bench_native import native
@@ -82,7 +83,7 @@ def quiesce(
         give(
             report,
             table(rows),
-            document(rows),
+            ordered(rows),
             command="quiesce",
             as_json=as_json,
             picture=picture,

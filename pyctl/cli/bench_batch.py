@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pyctl.bench.batch import BatchCase, BatchRow, Way, compared, default_cases, run_batch
-from pyctl.bench.batch_table import document, table
+from pyctl.bench.batch_table import table
 from pyctl.cli.bench_output import BootOption, PictureOption, SaveOption, give
 from pyctl.cli.options import JsonOption, chosen
 from pyctl.cli.output import Reporter
@@ -58,7 +58,7 @@ def batch(
         give(
             report,
             table(rows),
-            document(rows),
+            rows,
             command="batch",
             as_json=as_json,
             picture=picture,

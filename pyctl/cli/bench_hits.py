@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from pyctl.bench.hits import CALLS, ROUNDS, HitRow, compared, run_hits
-from pyctl.bench.hits_table import document, table
+from pyctl.bench.hits import CALLS, ROUNDS, compared, run_hits
+from pyctl.bench.hits_table import table
 from pyctl.bench.methods import METHODS, OPTPROBE, Method
-from pyctl.cli.bench_output import BootOption, PictureOption, SaveOption, give
+from pyctl.cli.bench_output import BootOption, PictureOption, SaveOption, collected, give
 from pyctl.cli.options import JsonOption, words
 from pyctl.cli.output import Reporter
 from pyctl.errors import UsageError
@@ -35,19 +35,16 @@ def hits(
     """
     with Reporter(as_json=as_json) as report:
         wanted = chosen_methods(methods)
-        rows: list[HitRow] = []
-        with (
-            report.doing(f"measuring {len(wanted)} methods") as progress,
-            contextlib.closing(
-                run_hits(boot=boot, methods=wanted, rounds=rounds, progress=progress)
-            ) as steps,
-        ):
-            rows.extend(steps)
-        rows = compared(rows)
+        measured = collected(
+            report,
+            f"measuring {len(wanted)} methods",
+            partial(run_hits, boot=boot, methods=wanted, rounds=rounds),
+        )
+        rows = compared(measured)
         give(
             report,
             table(rows),
-            document(rows),
+            rows,
             command="hits",
             as_json=as_json,
             picture=picture,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pyctl.bench.native.measure import REPETITIONS, run_native
-from pyctl.bench.native.table import document, table
+from pyctl.bench.native.table import table
 from pyctl.cli.bench_output import BootOption, PictureOption, SaveOption, give
 from pyctl.cli.options import JsonOption
 from pyctl.cli.output import Reporter
@@ -34,7 +34,7 @@ def native(
         give(
             report,
             table(rows),
-            document(rows),
+            rows,
             command="native",
             as_json=as_json,
             picture=picture,

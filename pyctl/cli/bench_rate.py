@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from pyctl.bench.rate import CALLS, ROUNDS, RateRow, compared, run_rate
-from pyctl.bench.rate_table import document, table
+from pyctl.bench.rate import CALLS, ROUNDS, compared, run_rate
+from pyctl.bench.rate_table import table
 from pyctl.cli.bench_hits import chosen_methods
-from pyctl.cli.bench_output import BootOption, PictureOption, SaveOption, give
+from pyctl.cli.bench_output import BootOption, PictureOption, SaveOption, collected, give
 from pyctl.cli.options import JsonOption
 from pyctl.cli.output import Reporter
 
@@ -35,19 +35,16 @@ def rate(
     """
     with Reporter(as_json=as_json) as report:
         wanted = chosen_methods(methods)
-        rows: list[RateRow] = []
-        with (
-            report.doing(f"measuring {len(wanted)} methods") as progress,
-            contextlib.closing(
-                run_rate(boot=boot, methods=wanted, rounds=rounds, progress=progress)
-            ) as steps,
-        ):
-            rows.extend(steps)
-        rows = compared(rows)
+        measured = collected(
+            report,
+            f"measuring {len(wanted)} methods",
+            partial(run_rate, boot=boot, methods=wanted, rounds=rounds),
+        )
+        rows = compared(measured)
         give(
             report,
             table(rows),
-            document(rows),
+            rows,
             command="rate",
             as_json=as_json,
             picture=picture,

@@ -30,9 +30,9 @@ from pyctl.bench.rows import (
     product_cells,
 )
 from pyctl.bench.sites import APART, spread
-from pyctl.bench.table import document
 from pyctl.cli import bench as command
 from pyctl.cli import main
+from pyctl.cli.bench_output import document
 from pyctl.control import DEBUGFS
 from pyctl.errors import UsageError
 from pyctl.guest import Guest
@@ -131,7 +131,7 @@ def rows() -> list[Row]:
 
 
 def test_the_document_has_exactly_these_keys() -> None:
-    told = json.loads(json.dumps(document(rows())))
+    told = json.loads(json.dumps(document(ordered(rows()))))
     assert len(told) == len(rows())
     assert all(list(one) == KEYS for one in told)
     assert {one["verdict"] for one in told} == {"sound", "unsound", "not offered"}
@@ -226,7 +226,7 @@ def test_the_command(measured: list[dict], tmp_path: Path) -> None:
 
 def test_the_commands_document(measured: list[dict]) -> None:
     told = json.loads(djp("--json").stdout)
-    assert told == document(rows())
+    assert told == document(ordered(rows()))
     assert measured[0]["cells"] == default_cells()
 
 

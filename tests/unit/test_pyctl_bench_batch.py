@@ -24,11 +24,12 @@ from pyctl.bench.batch import (
     default_cases,
     make_row,
 )
-from pyctl.bench.batch_table import document, factor, seconds, table
+from pyctl.bench.batch_table import factor, seconds, table
 from pyctl.bench.remote.batch import Batch
 from pyctl.bench.sites import entry_sites, function_sites
 from pyctl.cli import bench_batch as command
 from pyctl.cli import main
+from pyctl.cli.bench_output import document
 from pyctl.symbols import text_symbols
 from pyctl.transport import RecordingTransport
 from pyctl.transport.base import Completed

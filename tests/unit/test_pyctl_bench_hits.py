@@ -13,12 +13,12 @@ import pytest
 from typer.testing import CliRunner
 
 from pyctl.bench.hits import HitRow, Run, compared, parse_points, parse_run
-from pyctl.bench.hits_table import document
 from pyctl.bench.methods import METHODS, OPTPROBE, Kind, Method
 from pyctl.bench.native.assemble import Captured, Piece, assemble, straight, targets
 from pyctl.bench.native.measure import make_rows, parse_times, run_here
 from pyctl.cli import bench_hits as command
 from pyctl.cli import main
+from pyctl.cli.bench_output import document
 from pyctl.errors import OracleError, ProtocolError, UsageError
 
 ASKED = {"method", "kind", "extra_instructions", "ratio", "hits", "calls"}

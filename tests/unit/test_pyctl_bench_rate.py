@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from pyctl.bench.methods import METHODS, OPTPROBE
 from pyctl.bench.rate import RateRow, compared, parse_round
-from pyctl.bench.rate_table import document, table
+from pyctl.bench.rate_table import table
 from pyctl.cli import bench_rate as command
 from pyctl.cli import main
+from pyctl.cli.bench_output import document
 from pyctl.errors import ProtocolError
 
 ROWS = (
