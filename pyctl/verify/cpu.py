@@ -188,14 +188,18 @@ class Cpu:
             unknown=unknown,
         )
 
-    def leave_call(self, flags: int, clobbered: Mapping[str, int]) -> int:
+    def leave_call(
+        self, flags: int, clobbered: Mapping[str, int], memory: Mapping[int, int]
+    ) -> int:
         """A function that was called, and that is nowhere in the code, has returned with these
-        flags and registers and changed nothing else. Where to."""
+        flags, registers and bytes of memory and changed nothing else. Where to."""
         rsp = int(self._uc.reg_read(x86.UC_X86_REG_RSP))
         self._uc.reg_write(x86.UC_X86_REG_RSP, (rsp + 8) & MASK)
         for name, value in clobbered.items():
             self._uc.reg_write(REGISTERS[name], value)
         self._uc.reg_write(x86.UC_X86_REG_RFLAGS, flags)
+        for address, byte in memory.items():
+            self._uc.mem_write(address, bytes([byte]))
         return int.from_bytes(self._uc.mem_read(rsp, 8), "little")
 
     def _forget(self) -> None:

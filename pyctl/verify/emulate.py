@@ -14,7 +14,7 @@ dead stack below the stack pointer.
 A detour may change flags that nobody reads: those that ``Site.dead`` says. The original is
 then run with them as the detour has left them, and all has to be the same again.
 
-What a detour does besides counting (``emulate_options``, ``emulate_handlers``) is an
+What a detour does besides counting (``emulate_options``, ``emulate_handlers`` and so on) is an
 :class:`Action`. If it calls C code before the displaced instructions, that is taken to keep
 no status flag, to leave DF and AC clear, and to keep all registers but what the action says.
 Code that it calls and that the action brings along is run, up to where that calls C code.
@@ -157,6 +157,17 @@ class Action(Protocol):
         del state
         return {}
 
+    def writes(self, state: State, call: Ending) -> Mapping[int, int]:
+        """Bytes of memory that C code changes when it is called like that; they have been
+        written before."""
+        del state, call
+        return {}
+
+    def handed_on(self, state: State) -> State:
+        """What the displaced instructions find at an arrival in that state: it, unless C code
+        changes what they get."""
+        return state
+
 
 def emulate(
     site: Site, *, seed: int, states: int = STATES, action: Action | None = None
@@ -214,31 +225,35 @@ class _Pair:
             state = self._action.draw(draw_state(draw, short=bool(self._repeats)), draw)
             if self._site.calm:
                 state = replace(state, flags=state.flags & ~DF_AC)
-            flags, dead_stack = self._arrive(state, offset)
+            begun, dead_stack = self._arrive(state, offset)
             memory = {**self._action.memory(state), **dead_stack}
-            self._original.start(replace(state, flags=flags), memory)
+            self._original.start(begun, memory)
             ending = self._original.run(self._site.address + offset, self._leaves_original())
             if not ending.endless and not ending.flags & TRAP_FLAG:
                 break
         return state, ending
 
-    def _arrive(self, state: State, offset: int) -> tuple[int, Mapping[int, int]]:
-        """The flags with which the displaced instructions begin, as far as a detour may change
-        them; and what it leaves below the stack pointer, if the original reads there, which
+    def _arrive(self, state: State, offset: int) -> tuple[State, Mapping[int, int]]:
+        """The state with which the displaced instructions begin, as far as a detour may change
+        flags; and what it leaves below the stack pointer, if the original reads there, which
         an interrupt might have written to as well. A memory barrier is such an instruction:
         lock addl $0,-4(%rsp)."""
-        if offset or not (self._site.dead or self._reads_dead_stack):
-            return state.flags, {}
+        if offset:
+            return state, {}
+        begun = self._action.handed_on(state)
+        if not (self._site.dead or self._reads_dead_stack):
+            return begun, {}
         first = self._site.entries[0]
         self._probed.start(state, self._action.memory(state))
         done, _ = self._call_out(
             state, self._probed.run(self._site.detour, self._leaves_prologue(first)), first
         )
-        flags = state.flags ^ (state.flags ^ done.flags) & self._site.dead
+        flags = begun.flags ^ (begun.flags ^ done.flags) & self._site.dead
+        begun = replace(begun, flags=flags)
         if not self._reads_dead_stack:
-            return flags, {}
+            return begun, {}
         dead = self._below(state)
-        return flags, {at: byte for at, byte in done.memory.items() if at in dead}
+        return begun, {at: byte for at, byte in done.memory.items() if at in dead}
 
     def _leaves_prologue(self, first: int) -> Callable[[int], bool]:
         """Stops at the first displaced instruction, and where something is called."""
@@ -255,8 +270,11 @@ class _Pair:
         calls: list[Ending] = []
         while self._is_call(ending) and len(calls) < CALLS:
             calls.append(ending)
-            flags = _flags_after_call(state)
-            back = self._probed.leave_call(flags, self._action.clobbered(state))
+            back = self._probed.leave_call(
+                _flags_after_call(state),
+                self._action.clobbered(state),
+                self._action.writes(state, ending),
+            )
             leaves = self._leaves_probed() if first is None else self._leaves_prologue(first)
             ending = self._probed.run(back, leaves)
         return ending, calls

@@ -10,7 +10,8 @@ through the structs of the module, which are read from there too. C code is not 
 on where it would return, with all registers that a function may change changed.
 
 Half of the arrivals find a handler running on their CPU, or that somebody waits for
-preemption to be enabled again.
+preemption to be enabled again. With ``changes`` the handler gives registers, and flags that
+somebody reads, other values, which the displaced instructions have to find.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from iced_x86 import Decoder, Instruction, MemorySize, Mnemonic, OpKind, Register
@@ -26,12 +27,12 @@ from iced_x86 import MemorySizeExt as Sizes
 
 from pyctl.errors import OracleError
 from pyctl.transport import Transport
-from pyctl.verify.cpu import MASK, Ending, State
-from pyctl.verify.emulate import DF_AC, Action, Site, prologue
-from pyctl.verify.emulate_options import KERNEL_CS, Slot, find_slots
+from pyctl.verify.cpu import GENERAL, MASK, Ending, State
+from pyctl.verify.emulate import DF_AC, STATUS, Action, Site, prologue
+from pyctl.verify.emulate_options import SMALL, Slot, find_slots
 from pyctl.verify.livetext import read_memory
 
-KERNEL_DS = 0x18
+KERNEL_CS, KERNEL_DS = 0x10, 0x18
 WORD = 8
 #: A struct pt_regs from its start on: the registers, then what an exception pushes.
 PT_REGS = (
@@ -50,13 +51,16 @@ WAITED_FOR = 0
 DETOUR_BYTES, PROBE_BYTES = 128, 64
 FIRST, LAST = "djp_handler_entry", "djp_entries_end"
 NESTED, RESCHED, MAP_HIT = "djp_dispatch_nested", "djp_resched", "djp_map_hit"
+DISPATCH = "djp_dispatch"
+#: The registers that a handler may change.
+CHANGEABLE = tuple(name for name in GENERAL if name != "rsp")
 
 
 @dataclass(frozen=True)
 class Entries:
     """The module's code between detours and C. ``names`` are those of its entries, by their
     addresses; ``nested`` and ``resched`` the C functions that are called now and then,
-    ``map_hit`` that for hits by task."""
+    ``map_hit`` that for hits by task, ``dispatch`` that for all that is not one handler."""
 
     address: int
     code: bytes
@@ -64,6 +68,7 @@ class Entries:
     nested: int
     resched: int
     map_hit: int = 0
+    dispatch: int = 0
 
     @cached_property
     def instructions(self) -> list[Instruction]:
@@ -126,7 +131,8 @@ def read_entries(transport: Transport) -> Entries:
     start, end = found[FIRST], found[LAST]
     (code,) = read_memory(transport, [(start, end - start)])
     names = {at: name for name, at in found.items() if start <= at < end}
-    return Entries(start, code, names, found[NESTED], found[RESCHED], found[MAP_HIT])
+    functions = (found[name] for name in (NESTED, RESCHED, MAP_HIT, DISPATCH))
+    return Entries(start, code, names, *functions)
 
 
 def read_handed(
@@ -172,10 +178,16 @@ class Handled(ThroughEntries):
 
     dead_stack = DEAD_STACK
 
-    def __init__(self, site: Site, entries: Entries, handed: Handed) -> None:
+    def __init__(
+        self, site: Site, entries: Entries, handed: Handed, *, changes: bool = False
+    ) -> None:
         self._site = site
         self._entries = entries
         self._handed = handed
+        self._changes = changes
+        #: What the handler makes of the registers, and which flags it flips.
+        self._changed: Mapping[str, int] = {}
+        self._flipped = 0
         self._given = {
             (start + n) & MASK: byte
             for start, data in handed.memory.items()
@@ -202,7 +214,29 @@ class Handled(ThroughEntries):
         """Any state; what the entries find in their slots is drawn too."""
         self._preemption = WAITED_FOR if not draw.randrange(4) else draw.choice(COUNTS)
         self._running = 0 if draw.randrange(3) else draw.getrandbits(64) | 1
+        if self._changes:
+            repeats = state.registers["rcx"] < SMALL
+            names = [name for name in CHANGEABLE if name != "rcx" or not repeats]
+            chosen = draw.sample(names, draw.randrange(1, len(names) + 1))
+            self._changed = {name: draw.getrandbits(64) for name in chosen}
+            self._flipped = draw.getrandbits(64) & STATUS & ~self._site.dead
         return state
+
+    def handed_on(self, state: State) -> State:
+        """With what the handler has changed."""
+        registers = {**state.registers, **self._changed}
+        return replace(state, registers=registers, flags=state.flags ^ self._flipped)
+
+    def writes(self, state: State, call: Ending) -> Mapping[int, int]:
+        """What it changes in its struct pt_regs."""
+        if call.next == self._entries.resched:
+            return {}
+        words = {**self._changed, "flags": state.flags ^ self._flipped} if self._changes else {}
+        return {
+            (call.registers["rsi"] + WORD * PT_REGS.index(name) + n) & MASK: byte
+            for name, value in words.items()
+            for n, byte in enumerate(value.to_bytes(WORD, "little"))
+        }
 
     def memory(self, state: State) -> Mapping[int, int]:
         """The slots, and the module's structs."""
@@ -234,7 +268,7 @@ class Handled(ThroughEntries):
             yield f"{len(calls)} calls"
             return
         if arrivals:
-            yield from self._check_regs(state, calls[0])
+            yield from check_call(self._site, state, calls[0], calls[0].registers["rsi"])
             yield from self._check_nested(calls[0]) if nested else self._check_handler(calls[0])
             yield from self._check_slots(state, calls[0])
         if waited and calls[-1].next != self._entries.resched:
@@ -269,26 +303,6 @@ class Handled(ThroughEntries):
         if call.registers["rdi"] != begun:
             yield f"rdi is {call.registers['rdi']:#x} in the call, not {begun:#x}"
 
-    def _check_regs(self, state: State, call: Ending) -> Iterator[str]:
-        """The struct pt_regs in the call."""
-        assert self._call is not None
-        if call.flags & DF_AC:
-            yield "the call is made with DF or AC set"
-        words = {
-            **state.registers,
-            "orig_ax": self._call.next_ip,
-            "ip": self._site.address,
-            "cs": KERNEL_CS,
-            "flags": state.flags,
-            "sp": state.registers["rsp"],
-            "ss": KERNEL_DS,
-        }
-        for number, name in enumerate(PT_REGS):
-            found = read_word(call.memory, call.registers["rsi"] + WORD * number)
-            if found != words[name]:
-                shown = "nothing" if found is None else f"{found:#x}"
-                yield f"{name} is handed over as {shown}, not {words[name]:#x}"
-
     def _check_slots(self, state: State, call: Ending) -> Iterator[str]:
         """Preemption is off, and what begins here is known."""
         count, running = self._entries.preemption, self._entries.running
@@ -315,6 +329,28 @@ class Handled(ThroughEntries):
 def call_of(site: Site) -> Instruction | None:
     """The call in a detour before the displaced instructions."""
     return next((insn for insn in prologue(site) if insn.is_call_near), None)
+
+
+def check_call(site: Site, state: State, call: Ending, regs: int) -> Iterator[str]:
+    """What is wrong with a call of C code that is handed the struct pt_regs at ``regs``."""
+    ours = call_of(site)
+    assert ours is not None
+    if call.flags & DF_AC:
+        yield "the call is made with DF or AC set"
+    words = {
+        **state.registers,
+        "orig_ax": ours.next_ip,
+        "ip": site.address,
+        "cs": KERNEL_CS,
+        "flags": state.flags,
+        "sp": state.registers["rsp"],
+        "ss": KERNEL_DS,
+    }
+    for number, name in enumerate(PT_REGS):
+        found = read_word(call.memory, regs + WORD * number)
+        if found != words[name]:
+            shown = "nothing" if found is None else f"{found:#x}"
+            yield f"{name} is handed over as {shown}, not {words[name]:#x}"
 
 
 def _gs_slots(site: Site) -> set[int]:

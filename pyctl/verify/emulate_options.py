@@ -8,8 +8,7 @@ What the probe writes is found in its detour: the memory that instructions befor
 displaced ones refer to, through %gs or with a lock. What they have to be after an arrival
 is computed here, from the registers with which it arrived.
 
-A detour that calls C code, for a field in memory, say, is only watched: what it hands over
-has to be the state of the arrival, and nothing else may be written.
+Those that call C code are in ``emulate_actions``.
 """
 
 from __future__ import annotations
@@ -43,7 +42,6 @@ BUCKETS = 65
 SMALL = 32
 #: Tries to draw a register for which a condition holds, or does not.
 TRIES = 200
-KERNEL_CS = 0x10
 
 
 @dataclass(frozen=True)
@@ -272,60 +270,6 @@ class Optioned(Action):
     @staticmethod
     def _number(slot: Slot | None, value: bool) -> bytes:
         return int(value).to_bytes(slot.size, "little") if slot else b""
-
-
-class InC(Action):
-    """The action of a probe whose options are looked at by C code, or that has a handler: one
-    call, with the state of the arrival, and nothing is written but below the stack. What is
-    there are the upper words of a struct pt_regs, all but ss, and the return address."""
-
-    #: ss, sp, flags, cs, ip, the return address.
-    dead_stack = 6 * 8
-
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self.arrivals = 0
-
-    def draw(self, state: State, draw: random.Random) -> State:
-        """Any state."""
-        del draw
-        return state
-
-    def memory(self, state: State) -> Mapping[int, int]:
-        """Any memory."""
-        del state
-        return {}
-
-    def own(self, state: State) -> set[int]:
-        """What the callee writes is not here."""
-        del state
-        return set()
-
-    def check(
-        self, state: State, arrivals: int, probed: Ending, calls: Sequence[Ending]
-    ) -> Iterator[str]:
-        """Each arrival is handed over whole."""
-        del probed
-        self.arrivals += arrivals
-        if len(calls) != arrivals:
-            yield f"{arrivals} arrivals, but {len(calls)} calls"
-        for call in calls:
-            yield from self._check_call(state, call)
-
-    def _check_call(self, state: State, call: Ending) -> Iterator[str]:
-        sp = state.registers["rsp"]
-        rsp = (sp - self.dead_stack) & MASK
-        for name, value in {**state.registers, "rsp": rsp}.items():
-            if call.registers[name] != value:
-                yield f"{name} is {call.registers[name]:#x} in the call, not {value:#x}"
-        words = (self._site.address, KERNEL_CS, state.flags, sp)
-        for number, (name, value) in enumerate(
-            zip(("ip", "cs", "flags", "sp"), words, strict=True)
-        ):
-            places = [(rsp + 8 * (number + 1) + n) & MASK for n in range(8)]
-            found = bytes(call.memory.get(at, 0) for at in places)
-            if int.from_bytes(found, "little") != value:
-                yield f"{name} is handed over as {found[::-1].hex()}, not {value:#x}"
 
 
 def _with(state: State, field: Field, value: int) -> State:

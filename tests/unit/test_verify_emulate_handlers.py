@@ -1,5 +1,5 @@
-"""The emulator runs the code that calls a handler, passes it if it is right and names what is
-wrong with others. All bytes are written by hand."""
+"""The emulator runs the code that calls a handler, or leaves all to C code, passes it if it is
+right and names what is wrong with others. All bytes are written by hand."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from pyctl.errors import OracleError
 from pyctl.transport import Completed, RecordingTransport
 from pyctl.verify.emulate import STATUS, Site, Verdict, emulate
+from pyctl.verify.emulate_actions import InC
 from pyctl.verify.emulate_handlers import Entries, Handed, Handled, read_entries, read_handed
 from pyctl.verify.emulate_options import Slot
 
@@ -22,7 +24,7 @@ DETOUR = 0xFFFFFFFFC0400010
 ENTRY = 0xFFFFFFFFC0500020
 THUNK, HANDLER = 0xFFFFFFFF81A01740, 0xFFFFFFFFC0601230
 NESTED, RESCHED = 0xFFFFFFFFC0502000, 0xFFFFFFFFC0502100
-MAP_HIT = 0xFFFFFFFFC0502200
+MAP_HIT, DISPATCH = 0xFFFFFFFFC0502200, 0xFFFFFFFFC0502300
 STRUCT, PROBE = 0xFFFF888012345600, 0xFFFF888023456700
 COUNT, PREEMPTION, RUNNING = 0x1F040, 0x1FB40, 0x34000
 STATES = 60
@@ -126,8 +128,10 @@ def handed(handler: int = HANDLER, header: int = STRUCT) -> Handed:
     return Handed(PROBE, HANDLER, struct.pack("<Q", header), memory)
 
 
-def run(made: Site, by: Entries, given: Handed | None = None) -> tuple[Verdict, Handled]:
-    action = Handled(made, by, given or handed())
+def run(
+    made: Site, by: Entries, given: Handed | None = None, *, changes: bool = False
+) -> tuple[Verdict, Handled]:
+    action = Handled(made, by, given or handed(), changes=changes)
     return emulate(made, seed=3, states=STATES, action=action), action
 
 
@@ -239,6 +243,83 @@ def test_a_wrong_call_of_a_handler_is_told(what: str) -> None:
     assert any(words in text for text in verdict.differences), verdict.differences
 
 
+def test_what_a_handler_changes_is_found_by_what_was_displaced() -> None:
+    for what, (made, by) in RIGHT.items():
+        verdict, _ = run(made, by, changes=True)
+        assert verdict.same == (what != "reader"), what
+    lost = run(*RIGHT["reader"], changes=True)[0].differences
+    assert any(name in text for text in lost for name in ("rbx is", "rbp is", "r1")), lost
+    # live flags are those of its pt_regs, too
+    unchanged = run(site(after=DROPS, calm=True), entries(clear=b""), changes=True)[0]
+    assert not unchanged.same
+
+
+def actions_entry(**changed: Part) -> Entries:
+    """What leaves all to C code, with other parts; or the right one."""
+    parts: dict[str, Part] = {
+        "clear": CALM,
+        "save": PUSHES,
+        "ss": PARTS["ss"],
+        "regs": bytes.fromhex("4889e7"),  # mov %rsp,%rdi
+        "from": bytes.fromhex("488b742478"),  # mov orig_ax(%rsp),%rsi
+        "call": lambda at: rel32(b"\xe8", at, DISPATCH),
+        "callee_saved": CALLEE_SAVED,
+        "caller_saved": CALLER_SAVED,
+        "ret": b"\xc3",
+    }
+    code = b""
+    for part in (parts | changed).values():
+        code += part(ENTRY + len(code)) if callable(part) else part
+    names = {ENTRY: "djp_actions_entry"}
+    return Entries(ENTRY, code, names, NESTED, RESCHED, dispatch=DISPATCH)
+
+
+#: A detour with a call, and nothing to count.
+call = partial(site, count=0)
+
+
+#: What is wrong with a detour or an entry that leaves all to C code, and what is said.
+WRONG_CALLS: dict[str, tuple[Site, Entries, str]] = {
+    "ip": (call(ip=IA + 1), actions_entry(), "ip is handed over as"),
+    "DF": (call(), actions_entry(clear=b"\x0f\x01\xca"), "with DF or AC set"),
+    "no call": (call(), actions_entry(call=b"\x0f\x1f\x44\0\0"), "1 arrivals, but 0 calls"),
+    "stack": (call(after=b"\x9d" + KEEPS[6:]), actions_entry(), ""),
+    "live flags": (call(after=DROPS, calm=True), actions_entry(), "rcx is"),
+    "AC and DF not restored": (
+        call(dcr=DEAD_DCR, dead=STATUS, after=DROPS), actions_entry(), "is 0, not 1",
+    ),
+    "another function": (
+        call(), actions_entry(call=lambda at: rel32(b"\xe8", at, NESTED)), "not the function",
+    ),
+    "from elsewhere": (
+        call(), actions_entry(**{"from": bytes.fromhex("488b742470")}), "it is told that",
+    ),
+    "popped in another order": (
+        call(), actions_entry(caller_saved=swapped(CALLER_SAVED, b"\x59", b"\x5a")), "rdx is",
+    ),
+    "rbp not saved": (
+        call(), actions_entry(save=swapped(PUSHES, b"\x53", b"\x55")), "rbp is handed over as",
+    ),
+}  # fmt: skip
+
+
+def test_c_code_gets_the_state_of_the_arrival() -> None:
+    for right in (call(), call(dcr=DEAD_DCR, dead=STATUS, calm=True, after=DROPS)):
+        action = InC(right, actions_entry())
+        verdict = emulate(right, seed=2, states=STATES, action=action)
+        assert verdict.differences == ()
+        assert verdict.same
+        assert action.arrivals == STATES
+
+
+@pytest.mark.parametrize("what", WRONG_CALLS)
+def test_a_wrong_call_is_told(what: str) -> None:
+    made, by, words = WRONG_CALLS[what]
+    verdict = emulate(made, seed=2, states=STATES, action=InC(made, by))
+    assert not verdict.same
+    assert any(words in text for text in verdict.differences), verdict.differences
+
+
 def test_another_handler_than_the_probe_has() -> None:
     verdict, _ = run(site(), entries(), handed(handler=HANDLER + 1))
     assert any("not the handler" in text for text in verdict.differences)
@@ -265,6 +346,7 @@ KALLSYMS = f"""\
 {ENTRY + 8:x} t djp_entries_end\t[djprobes]
 {NESTED:x} t djp_dispatch_nested\t[djprobes]
 {RESCHED:x} t djp_resched\t[djprobes]
+{DISPATCH:x} t djp_dispatch\t[djprobes]
 {MAP_HIT:x} t djp_map_hit\t[djprobes]
 {RUNNING:x} a djp_running\t[djprobes]
 """
@@ -297,7 +379,8 @@ def test_the_code_is_read_from_the_host() -> None:
     by = read_entries(Host({ENTRY: bytes(range(8))}, KALLSYMS))
     assert by.code == bytes(range(8))
     assert by.names == {ENTRY: "djp_handler_entry", ENTRY + 4: "djp_reader_entry"}
-    assert (by.nested, by.resched, by.map_hit) == (NESTED, RESCHED, MAP_HIT)
+    assert (by.nested, by.resched) == (NESTED, RESCHED)
+    assert (by.map_hit, by.dispatch) == (MAP_HIT, DISPATCH)
 
 
 def test_what_is_handed_over_is_read_from_the_host() -> None:

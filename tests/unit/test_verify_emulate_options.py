@@ -10,11 +10,10 @@ import pytest
 
 from pyctl.options import Options
 from pyctl.verify.emulate import Site, Verdict, emulate
-from pyctl.verify.emulate_options import InC, Optioned, Slot, find_slots
+from pyctl.verify.emulate_options import Optioned, Slot, find_slots
 
 IA = 0xFFFFFFFF81234FFB
 DETOUR = 0xFFFFFFFFC0400010
-CALLEE = 0xFFFFFFFFC0500000
 FIRED = 0xFFFF888004567890
 COUNT, SUM, SOFT, HIST = 0x1F040, 0x1F048, 0x1F050, 0x1F058
 PUSHFQ, POPFQ = b"\x9c", b"\x9d"
@@ -194,60 +193,3 @@ def test_what_is_found_in_a_detour() -> None:
     assert find_slots(site(once(inc()))).once == Slot(FIRED, 4, shared=True)
     far = b"\x50\x48\xb8" + struct.pack("<q", 0x7CDF74822007D8) + bytes.fromhex("6548ff0058")
     assert find_slots(site(far)).count == Slot(0x7CDF74822007D8, 8)
-
-
-#: lea 16(%rsp),%rsp; popfq; lea 16(%rsp),%rsp. And lea 40(%rsp),%rsp.
-KEEPS = b"\x48\x8d\x64\x24\x10\x9d\x48\x8d\x64\x24\x10"
-DROPS = b"\x48\x8d\x64\x24\x28"
-
-
-def call(
-    before: bytes = b"",
-    *,
-    pushes: bytes = b"\x54\xff\x34\x24\x9c",
-    ip: int = IA,
-    after: bytes = KEEPS,
-    dcr: bytes = DCR,
-) -> Site:
-    """push %rsp; push (%rsp); pushfq; push $CS; push $ip; call, and what is behind it."""
-    code = pushes + before + b"\x6a\x10\x68" + at(ip - (1 << 64))
-    code += b"\xe8" + at(CALLEE - DETOUR - len(code) - 5)
-    return site(code + after, dcr=dcr, dead=0)
-
-
-#: What is wrong with a call, and what is said of it.
-CALLS = {
-    "register": (call(b"\x31\xff"), "rdi is 0x0 in the call"),
-    "ip": (call(ip=IA + 1), "ip is handed over as"),
-    "flags": (call(pushes=b"\x54\xff\x34\x24\xf9\x9c"), "flags is handed"),
-    "sp": (call(pushes=b"\x54\x54\x9c"), "sp is handed over as"),
-    "no call": (site(inc(), saves=True), "1 arrivals, but 0 calls"),
-    "stack": (call(after=b"\x9d\x48\x8d\x64\x24\x10"), ""),
-    "live flags": (
-        replace(call(after=DROPS, dcr=CF_DCR), dead=STATUS & ~CARRY, calm=True), "rcx is",
-    ),
-    "DF or AC": (replace(call(after=DROPS), dead=STATUS), "is 0, not 1"),
-}  # fmt: skip
-
-
-def test_c_code_gets_the_state_of_the_arrival() -> None:
-    right = call()
-    action = InC(right)
-    verdict = emulate(right, seed=2, states=STATES, action=action)
-    assert verdict.differences == ()
-    assert verdict.same
-    assert action.arrivals == STATES
-
-
-def test_flags_that_can_not_have_changed_need_not_be_restored() -> None:
-    """Nobody reads those that C code changes, and the two that it finds clear are clear."""
-    right = replace(call(after=DROPS), dead=STATUS, calm=True)
-    assert emulate(right, seed=2, states=STATES, action=InC(right)).same
-
-
-@pytest.mark.parametrize("what", CALLS)
-def test_a_wrong_call_is_told(what: str) -> None:
-    made, words = CALLS[what]
-    verdict = emulate(made, seed=2, states=STATES, action=InC(made))
-    assert not verdict.same
-    assert any(words in text for text in verdict.differences), verdict.differences

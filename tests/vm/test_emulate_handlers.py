@@ -139,17 +139,24 @@ def found(guest: Guest, kernel: Kernel, seed: int) -> Found:
 
 
 def run(
-    each: Handler, entries: Entries, seed: int, states: int = STATES
+    each: Handler, entries: Entries, seed: int, states: int = STATES, *, changes: bool = False
 ) -> tuple[Verdict, Handled]:
-    action = Handled(each.site, entries, each.handed)
+    action = Handled(each.site, entries, each.handed, changes=changes)
     return emulate(each.site, seed=seed ^ each.site.address, states=states, action=action), action
 
 
-def seen(handlers: Iterable[Handler], entries: Entries, seed: int, states: int = STATES) -> float:
+def seen(
+    handlers: Iterable[Handler],
+    entries: Entries,
+    seed: int,
+    states: int = STATES,
+    *,
+    changes: bool = False,
+) -> float:
     """The share of these with a difference."""
     counts: Counter[str] = Counter()
     for each in handlers:
-        verdict, _ = run(each, entries, seed, states)
+        verdict, _ = run(each, entries, seed, states, changes=changes)
         if verdict.not_emulated is None:
             counts["seen" if verdict.differences else "not seen"] += 1
             if not verdict.differences:
@@ -181,6 +188,16 @@ def test_nothing_changes_but_the_count(found: Found, seed: int) -> None:
     assert counts["emulated"] >= 6 * EACH
     assert all(counts[name] >= EACH / 2 for pair in CALM.items() for name in pair), counts
     assert min(counts["nested"], counts["waited for"]) > counts["arrivals"] / 10
+
+
+def test_what_a_handler_changes_takes_effect(found: Found, seed: int) -> None:
+    """But where it is said to read only: there it is lost, which is seen."""
+    for each in found.handlers:
+        if not each.reads:
+            verdict, _ = run(each, found.entries, seed, changes=True)
+            assert verdict.not_emulated or verdict.same, verdict
+    readers = [each for each in found.handlers if each.reads]
+    assert seen(readers, found.entries, seed, changes=True) > 0.95
 
 
 def test_what_is_left_out_is_not_needed(found: Found) -> None:

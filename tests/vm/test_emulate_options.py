@@ -18,8 +18,9 @@ from pyctl import Guest, Probes, Reason
 from pyctl.errors import RefusedError
 from pyctl.options import REGISTERS, TYPES, Condition, Field, Operator, Options
 from pyctl.verify.emulate import STATUS, Site, Verdict, emulate, prologue
+from pyctl.verify.emulate_actions import InC
 from pyctl.verify.emulate_handlers import read_entries
-from pyctl.verify.emulate_options import InC, Optioned
+from pyctl.verify.emulate_options import Optioned
 from pyctl.verify.emulate_tasks import ByTask
 from pyctl.verify.judgements import MethodCode, SiteFlag, TextPart
 from pyctl.verify.jumps import commit_all
@@ -241,14 +242,14 @@ def test_a_count_lets_the_carry_live(sites: dict[str, list[tuple[LiveSite, Optio
 
 @pytest.mark.parametrize("kind", IN_C)
 def test_the_detour_hands_over_the_state(
-    sites: dict[str, list[tuple[LiveSite, Options]]], kind: str, seed: int
+    guest: Guest, sites: dict[str, list[tuple[LiveSite, Options]]], kind: str, seed: int
 ) -> None:
     counts: Counter[str] = Counter()
     wrong = []
+    entries = read_entries(guest.transport)
     for live, options in sites[kind]:
-        verdict = emulate(
-            live.site, seed=seed ^ live.site.address, states=C_STATES, action=InC(live.site)
-        )
+        action = InC(live.site, entries)
+        verdict = emulate(live.site, seed=seed ^ live.site.address, states=C_STATES, action=action)
         if verdict.not_emulated is not None:
             counts["not emulated"] += 1
             continue
