@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator
 
+import filelock
 import pytest
 
 from pyctl import Guest, Probes
@@ -40,13 +42,26 @@ def guest() -> Iterator[Guest]:
         yield it
 
 
-@pytest.fixture(scope="session")
-def judgements() -> Judgements:
-    """What the module makes of every instruction. All guests of one snapshot have the same
-    text at the same addresses, so one of them is asked."""
+def judge() -> Judgements:
     with Guest.boot("bookworm-cloud") as it:
         it.load()
         return read_judgements(it.transport)
+
+
+@pytest.fixture(scope="session")
+def judgements(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Judgements:
+    """What the module makes of every instruction. All guests of one snapshot have the same
+    text at the same addresses, so one of them is asked; where several processes run tests, by
+    the first that wants to know."""
+    if worker_id == "master":
+        return judge()
+    kept = tmp_path_factory.getbasetemp().parent / "judgements"
+    with filelock.FileLock(f"{kept}.lock"):
+        if not kept.exists():
+            kept.write_bytes(pickle.dumps(judge()))
+    found = pickle.loads(kept.read_bytes())
+    assert isinstance(found, Judgements)
+    return found
 
 
 @pytest.fixture(scope="session")
