@@ -189,7 +189,9 @@ int djp_census_step(struct djp_cursor *c, djp_judged_t judged, void *data)
 		ret = djp_mainline_enter(&c->mainline, place.start, place.end);
 		if (ret)
 			goto out;
+		djp_steps_keep();
 		djp_census_function(&place, c, judged, data);
+		djp_steps_drop();
 		c->addr = place.end;
 	}
 	c->done += c->addr - begin;

@@ -100,61 +100,159 @@ static bool djp_is_return(const struct insn *insn, const struct djp_insn *d,
 		 target == (unsigned long)djp_k.__x86_return_thunk);
 }
 
-/* What is behind one instruction; @open are the flags that it left. */
-static void djp_walk_on(struct djp_walk *w, const struct insn *insn,
-			unsigned long addr, const struct djp_insn *d, u8 open)
-{
-	/* Of a branch; else it is not used. */
-	unsigned long target = addr + d->len + (long)(s32)insn->immediate.value;
+/* Where an instruction may go on. */
+enum djp_onward {
+	DJP_TO_NEXT = BIT(0),
+	DJP_TO_TARGET = BIT(1),
+	DJP_TO_CALLER = BIT(2),
+	DJP_TO_ANYWHERE = BIT(3),
+};
 
-	if (djp_is_return(insn, d, target)) {
-		if (!w->place->ftrace || !djp_in_place(w->place, addr))
-			djp_walk_reads(w, addr, open);
-		return;
-	}
+/**
+ * struct djp_step - what an instruction does to flags, and where it leads
+ * @addr: where it is
+ * @target: where it branches to
+ * @stamp: that of djp_steps when it was found out
+ * @len: bytes
+ * @reads: flags that it may read
+ * @writes: those that it surely writes
+ * @onward: where it may go on, see enum djp_onward
+ * @faults: or, with the flags as they were, where a fault is handled
+ */
+struct djp_step {
+	unsigned long	addr;
+	unsigned long	target;
+	u64		stamp;
+	u8		len;
+	u8		reads;
+	u8		writes;
+	u8		onward;
+	bool		faults;
+};
+
+#define DJP_NR_STEPS	1024
+
+/**
+ * struct djp_steps - what was found out, while that is kept; djp_mutex guards it
+ * @known: each instruction has its place
+ * @stamp: of those that are valid
+ * @kept: they stay so
+ */
+struct djp_steps {
+	struct djp_step	known[DJP_NR_STEPS];
+	u64		stamp;
+	bool		kept;
+};
+
+static struct djp_steps djp_steps;
+
+/**
+ * djp_steps_keep() - remember instructions, until djp_steps_drop()
+ *
+ * For who asks for many addresses of one function: their paths are the same.
+ *
+ * Context: djp_mutex held until then, so that no text of ours changes.
+ */
+void djp_steps_keep(void)
+{
+	djp_steps.stamp++;
+	djp_steps.kept = true;
+}
+
+/**
+ * djp_steps_drop() - their text may change
+ *
+ * Context: djp_mutex held.
+ */
+void djp_steps_drop(void)
+{
+	djp_steps.kept = false;
+}
+
+static u8 djp_onward(const struct insn *insn, const struct djp_insn *d,
+		     unsigned long target)
+{
+	u8 to_target = DJP_TO_TARGET;
+
+	if (djp_is_return(insn, d, target))
+		return DJP_TO_CALLER;
 	switch (d->relocation) {
 	case DJP_COPY:
 	case DJP_RIP:
-		djp_walk_later(w, addr + d->len, open);
-		break;
+		return DJP_TO_NEXT;
 	case DJP_JCC:
 	case DJP_LOOP:
-		djp_walk_later(w, addr + d->len, open);
-		fallthrough;
 	case DJP_JMP:
 	case DJP_CALL:
 		/* What a call returns to is for the callee to say. */
-		if (!djp_is_c_entry(target))
-			djp_walk_later(w, target, open);
-		break;
-	default:	/* through a register or memory: to wherever */
-		djp_walk_reads(w, addr, open);
+		if (djp_is_c_entry(target))
+			to_target = 0;
+		return d->relocation == DJP_JMP || d->relocation == DJP_CALL ?
+			to_target : to_target | DJP_TO_NEXT;
+	default:	/* through a register or memory */
+		return DJP_TO_ANYWHERE;
 	}
 }
 
-static void djp_walk_insn(struct djp_walk *w, unsigned long addr, u8 open)
+/* What is not known may read all flags. */
+static void djp_step_find(const struct djp_textmap *map, unsigned long addr,
+			  struct djp_step *step)
 {
-	const struct djp_textmap *map = w->place->map;
 	struct djp_flags flags;
 	struct djp_insn d = { };
 	unsigned long where;
 	struct insn insn;
 
+	memset(step, 0, sizeof(*step));
+	step->addr = addr;
+	step->stamp = djp_steps.stamp;
+	step->reads = DJP_FLAGS_ALL;
 	if (!djp_textmap_has(map, addr) || !djp_textmap_insn(map, addr) ||
 	    djp_decode(&insn, addr, djp_textmap_end(map)) < 0 ||
 	    djp_displace(&insn, &d) != DJP_OK ||
 	    djp_textmap_reserved(map, addr, addr + d.len, &where) != DJP_OK ||
-	    !djp_insn_flags(&insn, &flags)) {
+	    !djp_insn_flags(&insn, &flags))
+		return;
+	step->len = d.len;
+	step->reads = flags.reads;
+	step->writes = flags.writes;
+	step->faults = djp_may_fault(addr) && djp_k.search_exception_tables(addr);
+	/* Of a branch; else it is not used. */
+	step->target = addr + d.len + (long)(s32)insn.immediate.value;
+	step->onward = djp_onward(&insn, &d, step->target);
+}
+
+static const struct djp_step *djp_step_at(const struct djp_textmap *map,
+					  unsigned long addr)
+{
+	struct djp_step *step = &djp_steps.known[addr % DJP_NR_STEPS];
+
+	if (!djp_steps.kept || step->addr != addr ||
+	    step->stamp != djp_steps.stamp)
+		djp_step_find(map, addr, step);
+	return step;
+}
+
+static void djp_walk_insn(struct djp_walk *w, unsigned long addr, u8 open)
+{
+	const struct djp_step *step = djp_step_at(w->place->map, addr);
+
+	djp_walk_reads(w, addr, open & step->reads);
+	open &= ~step->reads;
+	/* A fault leaves the flags as they were, whatever it was to write. */
+	if (step->faults) {
 		djp_walk_reads(w, addr, open);
 		return;
 	}
-	djp_walk_reads(w, addr, open & flags.reads);
-	open &= ~flags.reads;
-	/* A fault leaves the flags as they were, whatever it was to write. */
-	if (open && djp_may_fault(addr) && djp_k.search_exception_tables(addr))
+	open &= ~step->writes;
+	if (step->onward & DJP_TO_ANYWHERE ||
+	    (step->onward & DJP_TO_CALLER &&
+	     (!w->place->ftrace || !djp_in_place(w->place, addr))))
 		djp_walk_reads(w, addr, open);
-	else
-		djp_walk_on(w, &insn, addr, &d, open & ~flags.writes);
+	if (step->onward & DJP_TO_NEXT)
+		djp_walk_later(w, addr + step->len, open);
+	if (step->onward & DJP_TO_TARGET)
+		djp_walk_later(w, step->target, open);
 }
 
 /* Was it looked at already, with all these flags open? */

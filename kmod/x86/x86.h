@@ -113,6 +113,8 @@ unsigned long djp_kprobe_in(unsigned long start, unsigned long end);
 unsigned long djp_kprobe_near(unsigned long addr, unsigned int len);
 
 /* x86/liveness.c */
+void djp_steps_keep(void);
+void djp_steps_drop(void);
 u8 djp_live_flags(const struct djp_place *place, unsigned long addr,
 		  unsigned long *by);
 
