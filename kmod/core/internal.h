@@ -131,6 +131,14 @@ struct djp_dcr {
 	u8		text[DJP_DCR_MAX];
 };
 
+/*
+ * The offsets of a DCR's traps. Most have none. Nothing is called: where all functions are
+ * probed that would be an int3 for each site of the update.
+ */
+#define djp_for_each_trap(k, traps)					\
+	for ((k) = 1; (traps) >> (k); (k)++)				\
+		if (!((traps) & BIT(k))) {} else
+
 /* Does control never come behind it? */
 static inline bool djp_ends_region(const struct djp_insn *insn)
 {

@@ -420,9 +420,10 @@ static void djp_plan_done(struct djp_plan *plan)
 	djp_text_sync();
 
 	list_for_each_entry_safe(site, tmp, &plan->sites, touched) {
-		list_del_init(&site->touched);
+		INIT_LIST_HEAD(&site->touched);	/* all of them leave the list */
 		djp_site_settle(site);
 	}
+	INIT_LIST_HEAD(&plan->sites);
 }
 
 /**

@@ -47,12 +47,11 @@ void djp_jump_text(const struct djp_site *site, const struct djp_detour *detour,
  */
 void djp_bypass_text(const struct djp_site *site, u8 *text)
 {
-	unsigned long traps = site->dcr.traps;
 	unsigned int k;
 
 	text[0] = DJP_INT3;
 	memset(text + 1, DJP_NOP, site->dcr.insns[0].len - 1);
-	for_each_set_bit(k, &traps, DJP_JMP32_LEN)
+	djp_for_each_trap(k, site->dcr.traps)
 		text[k] = DJP_INT3;
 }
 
@@ -86,6 +85,19 @@ static unsigned long djp_kprobe_on(const struct djp_poke *poke)
 	return djp_kprobe_in(addr, addr + site->dcr.len);
 }
 
+/* memcmp(), without a call: see djp_for_each_trap(). */
+static bool djp_text_is(unsigned long addr, const u8 *bytes, size_t len)
+{
+	const u8 *text = (const u8 *)addr;
+
+	while (len && *text == *bytes) {
+		text++;
+		bytes++;
+		len--;
+	}
+	return !len;
+}
+
 /*
  * Is the text what it must be, and no kprobe about to change it? A kprobe writes
  * an int3 too: over one of ours it can't be seen in the text.
@@ -101,11 +113,11 @@ static bool djp_poke_verify(struct djp_poke *pokes, int nr)
 
 		/* A kprobe behind the first instruction is why, and stays. */
 		if (p->withdraw)
-			p->foreign = memcmp((void *)dcr->addr, p->expect,
-					    dcr->insns[0].len);
+			p->foreign = !djp_text_is(dcr->addr, p->expect,
+						  dcr->insns[0].len);
 		else
-			p->foreign = memcmp((void *)dcr->addr, p->expect,
-					    dcr->len) || djp_kprobe_on(p);
+			p->foreign = !djp_text_is(dcr->addr, p->expect,
+						  dcr->len) || djp_kprobe_on(p);
 		if (p->foreign)
 			ok = false;
 	}
@@ -244,23 +256,21 @@ static void djp_put(const struct djp_poke *p, unsigned int k, u8 byte)
 /* The first bytes of instructions: each is an int3 before or after this. */
 static void djp_put_starts(const struct djp_poke *p, bool int3)
 {
-	unsigned long traps = p->site->dcr.traps;
 	unsigned int k;
 
 	djp_put(p, 0, int3 ? DJP_INT3 : p->text[0]);
-	for_each_set_bit(k, &traps, DJP_JMP32_LEN)
+	djp_for_each_trap(k, p->site->dcr.traps)
 		djp_put(p, k, int3 ? DJP_INT3 : p->text[k]);
 }
 
 /* What is between them. */
 static void djp_put_tail(const struct djp_poke *p)
 {
-	unsigned long traps = p->site->dcr.traps;
 	u8 tail[DJP_DCR_MAX];
 	unsigned int k;
 
 	memcpy(tail, p->text, sizeof(tail));
-	for_each_set_bit(k, &traps, DJP_JMP32_LEN)
+	djp_for_each_trap(k, p->site->dcr.traps)
 		tail[k] = DJP_INT3;
 	djp_text_put(p->site->dcr.addr + 1, tail + 1, p->tail);
 }

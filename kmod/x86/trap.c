@@ -105,7 +105,7 @@ static nokprobe_inline struct djp_stray *djp_stray_find(unsigned long addr)
  */
 int djp_strays_alloc(struct djp_site *site)
 {
-	unsigned long traps = site->dcr.traps;
+	u8 traps = site->dcr.traps;
 	unsigned int k, i = 0;
 
 	if (!traps)
@@ -114,7 +114,7 @@ int djp_strays_alloc(struct djp_site *site)
 			       GFP_KERNEL);
 	if (!site->strays)
 		return -ENOMEM;
-	for_each_set_bit(k, &traps, DJP_JMP32_LEN)
+	djp_for_each_trap(k, traps)
 		site->strays[i++].addr = site->dcr.addr + k;
 	return 0;
 }
