@@ -79,7 +79,8 @@ class State:
 
 @dataclass(frozen=True)
 class Ending:
-    """The state in which a run ended, at the address ``next``.
+    """The state in which a run ended, at the address ``next``, behind the instruction at
+    ``last``; that is 0 if there was none.
 
     ``memory`` has each byte that was written, by its address; ``ports`` number, size in
     bytes and value of each output. ``exception`` is the name of the one that ended it,
@@ -95,6 +96,7 @@ class Ending:
     exception: str | None = None
     endless: bool = False
     unknown: bytes | None = None
+    last: int = 0
 
 
 def draw_state(draw: random.Random, *, short: bool) -> State:
@@ -165,6 +167,7 @@ class Cpu:
     def run(self, address: int, leaves: Leaves) -> Ending:
         """Run from an address until ``leaves`` says so, or something else ends it."""
         self._leaves = leaves
+        self._last = self._at = 0
         error = None
         try:
             self._uc.emu_start(address, MASK)
@@ -186,6 +189,7 @@ class Cpu:
             exception=self._exception,
             endless=self._steps > MAX_STEPS,
             unknown=unknown,
+            last=self._last,
         )
 
     def leave_call(
@@ -199,6 +203,7 @@ class Cpu:
             self._uc.reg_write(REGISTERS[name], value)
         self._uc.reg_write(x86.UC_X86_REG_RFLAGS, flags)
         for address, byte in memory.items():
+            self._map(address)
             self._uc.mem_write(address, bytes([byte]))
         return int.from_bytes(self._uc.mem_read(rsp, 8), "little")
 
@@ -248,6 +253,7 @@ class Cpu:
 
     def _on_instruction(self, uc: Uc, address: int, _size: int, _data: object) -> None:
         self._steps += 1
+        self._last, self._at = self._at, address & MASK
         if self._steps > MAX_STEPS or self._leaves(address & MASK):
             uc.emu_stop()
 

@@ -162,9 +162,10 @@ class ThroughEntries(Action):
     _entries: Entries
 
     def calls(self, ending: Ending) -> bool:
-        """Whether it is the entries that call: they are where it returns to."""
+        """Whether it is the entries that call. That they are where the stack says to return to
+        is not enough: a displaced ``sub`` may move it down to what they have left there."""
         back = read_word(ending.memory, ending.registers["rsp"])
-        return back is not None and back in self._entries
+        return ending.last in self._entries and back is not None and back in self._entries
 
     def clobbered(self, state: State) -> Mapping[str, int]:
         """All that a function may."""

@@ -148,6 +148,11 @@ RIGHT = {
     "preemption": (
         site(dcr=bytes.fromhex("65ff0425") + le(PREEMPTION), dead=STATUS), entries(),
     ),
+    # sub $0xb8,%rsp: down to where the entry has left an address of its own
+    "stack": (
+        site(dcr=bytes.fromhex("4881ecb8000000"), dead=STATUS, calm=True, after=DROPS),
+        entries(clear=b""),
+    ),
     # lock addl $0,-4(%rsp)
     "barrier": (site(dcr=bytes.fromhex("f0834424fc00"), dead=STATUS), entries()),
 }  # fmt: skip
