@@ -20,7 +20,11 @@ def test_clean_under_w1_and_sparse() -> None:
 @pytest.mark.parametrize(
     ("flaw", "complaint"),
     [
-        ("int djp_not_declared(void) { return 0; }\n", "djp_not_declared"),
+        pytest.param(
+            "int djp_not_declared(void) { return 0; }\n",
+            "djp_not_declared",
+            marks=pytest.mark.product,
+        ),
         (
             "void djp_flaw(int __user *p);\nvoid djp_flaw(int __user *p) { *p = 1; }\n",
             "noderef",
