@@ -50,7 +50,7 @@ vm-test: bootstrap ## the tests, those in guests too (ARGS= is passed to pytest)
 	@$(PYTEST) -n $(TEST_WORKERS) $(TEST_ORDER) -m "not product" $(ARGS)
 
 .PHONY: vm-test-all
-vm-test-all: bootstrap ## those too that try every combination of who is held, how and by which strategy
+vm-test-all: bootstrap ## those too that try every combination of who is held, how and by which strategy; more counter-examples
 	@$(PYTEST) -n $(TEST_WORKERS) $(TEST_ORDER) $(ARGS)
 
 .PHONY: unit-test

@@ -129,9 +129,13 @@ class Action(Protocol):
 
     def draw(self, state: State, draw: random.Random) -> State:
         """A state for it: registers and flags may be others, not the seed."""
+        del draw
+        return state
 
     def memory(self, state: State) -> Mapping[int, int]:
         """Bytes of memory that are other than the state's before the run."""
+        del state
+        return {}
 
     def own(self, state: State) -> set[int]:
         """Addresses that it may write, beside the dead stack."""
@@ -392,16 +396,6 @@ class Counting(Action):
 
     def __init__(self, site: Site) -> None:
         self._prologue = prologue(site)
-
-    def draw(self, state: State, draw: random.Random) -> State:
-        """Any state will do."""
-        del draw
-        return state
-
-    def memory(self, state: State) -> Mapping[int, int]:
-        """Any memory, too."""
-        del state
-        return {}
 
     def own(self, state: State) -> set[int]:
         """The counter."""

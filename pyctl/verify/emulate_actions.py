@@ -10,8 +10,7 @@ That function is called once for each arrival, with the state of it; and nothing
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from pyctl.verify.cpu import Ending, State
 from pyctl.verify.emulate import Site
@@ -40,16 +39,6 @@ class InC(ThroughEntries):
     def code(self) -> Sequence[tuple[int, bytes]]:
         """The entries."""
         return [(self._entries.address, self._entries.code)]
-
-    def draw(self, state: State, draw: random.Random) -> State:
-        """Any state."""
-        del draw
-        return state
-
-    def memory(self, state: State) -> Mapping[int, int]:
-        """Any memory."""
-        del state
-        return {}
 
     def own(self, state: State) -> set[int]:
         """What the callee writes is not here."""
