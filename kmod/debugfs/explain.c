@@ -89,11 +89,11 @@ static void djp_show_source(struct seq_file *m, const struct djp_source *source)
 
 static void djp_show_detour(struct seq_file *m, const struct djp_explanation *x)
 {
-	unsigned long traps = x->dcr.traps;
+	u8 traps = x->dcr.traps;
 	unsigned int i, k;
 
 	seq_puts(m, traps ? "traps:" : "traps: none");
-	for_each_set_bit(k, &traps, DJP_JMP32_LEN)
+	djp_for_each_trap(k, traps)
 		seq_printf(m, " +%u", k);
 	seq_putc(m, '\n');
 	djp_show_bytes(m, "text", x->live, x->detour ? x->dcr.len : 0);

@@ -169,11 +169,15 @@ void djp_steps_drop(void)
 	djp_steps.kept = false;
 }
 
+/* No flags are handed to a function that a compiler made. */
+static u8 djp_to_target(unsigned long target)
+{
+	return djp_is_c_entry(target) ? 0 : DJP_TO_TARGET;
+}
+
 static u8 djp_onward(const struct insn *insn, const struct djp_insn *d,
 		     unsigned long target)
 {
-	u8 to_target = DJP_TO_TARGET;
-
 	if (djp_is_return(insn, d, target))
 		return DJP_TO_CALLER;
 	switch (d->relocation) {
@@ -182,13 +186,11 @@ static u8 djp_onward(const struct insn *insn, const struct djp_insn *d,
 		return DJP_TO_NEXT;
 	case DJP_JCC:
 	case DJP_LOOP:
+		return DJP_TO_NEXT | djp_to_target(target);
 	case DJP_JMP:
 	case DJP_CALL:
 		/* What a call returns to is for the callee to say. */
-		if (djp_is_c_entry(target))
-			to_target = 0;
-		return d->relocation == DJP_JMP || d->relocation == DJP_CALL ?
-			to_target : to_target | DJP_TO_NEXT;
+		return djp_to_target(target);
 	default:	/* through a register or memory */
 		return DJP_TO_ANYWHERE;
 	}

@@ -116,9 +116,7 @@ static void djp_fit_init(struct djp_fit *fit, const struct djp_dcr *dcr,
 		if (djp_insn_refers(dcr, &dcr->insns[i], &to))
 			djp_fit_reach(fit, to);
 	}
-	for (k = 1; k < DJP_JMP32_LEN; k++) {
-		if (!(dcr->traps & BIT(k)))
-			continue;
+	djp_for_each_trap(k, dcr->traps) {
 		fit->mask |= 0xffu << 8 * (k - 1);
 		fit->value |= (u32)DJP_INT3 << 8 * (k - 1);
 	}
